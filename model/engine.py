@@ -1,0 +1,194 @@
+"""The engine: prompts become samples, samples take steps together, finished samples become pictures.
+
+Owns device and dtype. Rows of one forward may sit at different steps, with their own step counts, guidance and seeds
+(each row brings its own timestep), so samples join and leave between any two steps. Not thread-safe: one thread
+calls it. Shapes: latents (c, h, w), embeddings (t, caption channels), pictures (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.bundle import Bundle
+from model.params import GenerationParams
+from model.sampler import euler_update, guide, initial_noise
+from model.schedule import NUM_TRAIN_TIMESTEPS, flow_sigmas
+from model.weights import LoadedModel, load_bundle
+
+# Pictures per decoder call: its activations at 512px are some hundred megabytes each.
+MAX_DECODE_ROWS = 4
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One picture under way: `step` of its sigmas done. Knows no job."""
+
+    params: GenerationParams
+    prompt: str
+    unknown_words: tuple[str, ...]
+    embedding: Tensor
+    negative_embedding: Tensor | None
+    latents: Tensor
+    sigmas: tuple[float, ...]
+    step: int = field(default=0)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.step >= self.num_steps
+
+
+class Engine:
+    """One loaded model on one device. `device` and `dtype` are as chosen by `choose_device` and `choose_dtype`."""
+
+    def __init__(self, model: LoadedModel, device: torch.device, dtype: torch.dtype) -> None:
+        self.card = model.card
+        self.device = device
+        self.dtype = dtype
+        self._model = model
+
+    @classmethod
+    def load(cls, bundle: Bundle, device: str = "auto", dtype: str = "auto") -> Engine:
+        """Load `bundle`. Raises BundleError for the bundle, ValueError for a device that is not there."""
+        chosen = choose_device(device)
+        number_format = choose_dtype(dtype, chosen)
+        return cls(load_bundle(bundle, device=chosen, dtype=number_format), chosen, number_format)
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """(hits, misses) of the text embedding cache since the start."""
+        return self._model.text.num_hits, self._model.text.num_misses
+
+    @torch.inference_mode()
+    def begin(self, wanted: Sequence[GenerationParams]) -> list[Sample]:
+        """Start pictures: all their prompts are encoded in one forward; noise comes from each one's own seed."""
+        text = self._model.text
+        prompts = [text.clean(params.prompt, params.clean_prompt) for params in wanted]
+        negatives = [
+            text.clean(params.negative_prompt, params.clean_prompt) if params.is_guided else None for params in wanted
+        ]
+        distinct = list(dict.fromkeys([*prompts, *(negative for negative in negatives if negative is not None)]))
+        embeddings = dict(zip(distinct, text.encode(distinct), strict=True))
+        return [
+            Sample(
+                params=params,
+                prompt=prompt,
+                unknown_words=text.unknown_words(prompt),
+                embedding=embeddings[prompt],
+                negative_embedding=None if negative is None else embeddings[negative],
+                latents=initial_noise(params.seed, self._latent_shape(params)).to(self.device),
+                sigmas=flow_sigmas(params.num_inference_steps),
+            )
+            for params, prompt, negative in zip(wanted, prompts, negatives, strict=True)
+        ]
+
+    def _latent_shape(self, params: GenerationParams) -> tuple[int, int, int]:
+        compression = self._model.autoencoder.spatial_compression
+        return (self._model.config.in_channels, params.height // compression, params.width // compression)
+
+    @torch.inference_mode()
+    def step(self, samples: Sequence[Sample]) -> None:
+        """Move every sample on by one step, in one forward. All must have one size and be unfinished.
+
+        Guided samples take two rows of the forward: [all conditional rows, then the guided ones' unconditional rows].
+        """
+        guided = [index for index, sample in enumerate(samples) if sample.negative_embedding is not None]
+        latents = torch.stack([sample.latents for sample in samples])  # (b, c, h, w)
+        sigma = self._row_values([sample.sigmas[sample.step] for sample in samples])
+        next_sigma = self._row_values([sample.sigmas[sample.step + 1] for sample in samples])
+        embeddings = [sample.embedding for sample in samples]
+        embeddings += [s.negative_embedding for s in samples if s.negative_embedding is not None]
+        rows = [*range(len(samples)), *guided]
+
+        velocity = self._model.transformer(
+            latents[rows].to(self.dtype), torch.stack(embeddings), sigma[rows] * NUM_TRAIN_TIMESTEPS
+        ).float()
+        conditional, unconditional = velocity[: len(samples)], velocity[len(samples) :]
+        if guided:
+            scale = self._row_values([samples[index].params.guidance_scale for index in guided])
+            conditional[guided] = guide(unconditional, conditional[guided], scale)
+
+        for sample, moved in zip(samples, euler_update(latents, conditional, sigma, next_sigma), strict=True):
+            sample.latents = moved
+            sample.step += 1
+
+    def _row_values(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+    def decode(
+        self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None
+    ) -> list[NDArray[np.uint8]]:
+        """Pictures (H, W, 3) of finished samples of one size. `on_progress` is called after each decoder call.
+
+        Raises ArithmeticError rather than return a picture of latents that are not finite.
+        """
+        pictures: list[NDArray[np.uint8]] = []
+        for start in range(0, len(samples), MAX_DECODE_ROWS):
+            latents = torch.stack([sample.latents for sample in samples[start : start + MAX_DECODE_ROWS]])
+            if not torch.isfinite(latents).all():
+                raise ArithmeticError("latents are not finite: the network overflowed, or its weights are damaged")
+            pictures.extend(self._model.autoencoder.decode(latents))
+            on_progress()
+        return pictures
+
+    def warm_up(self) -> float:
+        """Draw a one-step picture of the default size, so that no request pays for first calls. Returns seconds."""
+        started_s = time.perf_counter()
+        width, height = (int(side) for side in self.card.sizes[0].split("x"))
+        params = GenerationParams("", width, height, num_inference_steps=1, guidance_scale=0.0, seed=0)
+        samples = self.begin([params])
+        self.step(samples)
+        self.decode(samples)
+        return time.perf_counter() - started_s
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Memory of the accelerator by kind: total, reserved, allocated, peak. Empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        _, total = torch.cuda.mem_get_info(self.device)
+        return {
+            "total": total,
+            "reserved": torch.cuda.memory_reserved(self.device),
+            "allocated": torch.cuda.memory_allocated(self.device),
+            "peak": torch.cuda.max_memory_allocated(self.device),
+        }
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes the first GPU (CUDA or ROCm, which torch both calls "cuda"), else the CPU.
+
+    Raises ValueError for a device that this machine or this build of torch does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r} is not there: this build of torch ({torch.__version__}) sees "
+            f"{torch.cuda.device_count()} GPU(s); use --device cpu or install a torch for your GPU"
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def visible_devices(name: str) -> tuple[str, ...]:
+    """The devices that `emmdit serve` starts one worker each on: every GPU for "auto", else the one named."""
+    if name == "auto" and torch.cuda.is_available():
+        return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    return (str(choose_device(name)),)

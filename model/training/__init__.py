@@ -1,0 +1,1 @@
+"""The emoji world and the trainers of the shipped demo."""

@@ -1,0 +1,279 @@
+"""Trains E-MMDiT and its Llama-architecture text encoder together, by flow matching on stored latents.
+
+The loss is |v(x_sigma, text) - (noise - x0)|^2 with logit-normal timesteps (EMMDiT's recipe: arXiv 2510.27135,
+section 4). Batches, noise and dropped captions are functions of (seed, step): a run that was stopped goes on exactly
+as if it had not been. Shapes: latents (b, c, h, w), token ids and masks (b, t).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
+
+from model.config import ModelConfig
+from model.schedule import NUM_TRAIN_TIMESTEPS
+from model.training.checkpoints import load_checkpoint, save_checkpoint
+from model.training.dataset import load_records
+from model.training.tokenizer import build_tokenizer
+from model.transformer import EMMDiT
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiserTrainConfig:
+    """One training run. It ends at `max_steps` or after `max_minutes` of training, whichever comes first.
+
+    `objects` narrows the dataset to scenes that show nothing else; empty means all. The learning rate falls in a
+    straight line over the last part of the budget, from `decay_from` on.
+    """
+
+    dataset: Path
+    latents: Path
+    out_dir: Path
+    objects: tuple[str, ...] = ()
+    num_attention_heads: int = 6
+    attention_head_dim: int = 32
+    stages: tuple[int, int, int] = (1, 6, 1)
+    num_text_tokens: int = 10
+    text_hidden_size: int = 128
+    text_layers: int = 2
+    batch_size: int = 64
+    max_steps: int = 1_000_000
+    max_minutes: float = math.inf
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    decay_from: float = 0.6
+    weight_decay: float = 0.03
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    caption_dropout: float = 0.1
+    is_compiled: bool = True
+    num_threads: int = 2
+    seed: int = 0
+    report_every: int = 50
+    checkpoint_every: int = 250
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out_dir / "denoiser.checkpoint.safetensors"
+
+    def architecture(self, latent_shape: Sequence[int]) -> ModelConfig:
+        """The network for latents (c, h, w). Small grids carry no subregions: their tokens don't divide by 16."""
+        channels, size, _ = latent_shape
+        return ModelConfig(
+            sample_size=size,
+            in_channels=channels,
+            num_attention_heads=self.num_attention_heads,
+            attention_head_dim=self.attention_head_dim,
+            stages=self.stages,
+            caption_channels=self.text_hidden_size,
+            num_text_tokens=self.num_text_tokens,
+            use_sub_attn=size % 16 == 0 and self.num_text_tokens % 16 == 0,
+            pos_embed_max_size=size,
+        )
+
+
+class TextToVelocity(nn.Module):
+    """Text encoder and network as one module, so that one optimiser and one average hold both."""
+
+    def __init__(self, config: DenoiserTrainConfig, latent_shape: Sequence[int], num_words: int) -> None:
+        super().__init__()
+        llama = LlamaConfig(
+            vocab_size=num_words,
+            hidden_size=config.text_hidden_size,
+            intermediate_size=3 * config.text_hidden_size,
+            num_hidden_layers=config.text_layers,
+            num_attention_heads=config.text_hidden_size // 32,
+            num_key_value_heads=config.text_hidden_size // 32,
+            max_position_embeddings=config.num_text_tokens,
+            bos_token_id=1,
+            eos_token_id=0,
+            pad_token_id=0,
+            tie_word_embeddings=True,
+        )
+        self.text = LlamaModel(llama)
+        self.transformer = EMMDiT(config.architecture(latent_shape))
+        initialize(self.transformer)
+
+    def forward(self, latents: Tensor, ids: Tensor, mask: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity (b, c, h, w)."""
+        embeddings = self.text(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        velocity: Tensor = self.transformer(latents, embeddings, timestep)
+        return velocity
+
+
+def initialize(transformer: EMMDiT) -> None:
+    """Xavier weights, and an output and modulation that begin at zero velocity and open gates of one."""
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(module.weight.flatten(1))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.adaln_single.linear.weight)
+    for name, table in transformer.named_parameters():
+        if name.endswith(("scale_shift_bias", "scale_shift_bias_c")):
+            with torch.no_grad():
+                table[2], table[5] = 1.0, 1.0  # the gates: shift, scale, gate, shift, scale, gate
+
+
+@dataclass(frozen=True, slots=True)
+class LatentDataset:
+    """Latents (N, c, h, w) float16, memory-mapped, with token ids and masks (N, t) and the empty caption's."""
+
+    latents: np.ndarray
+    ids: Tensor
+    mask: Tensor
+    empty_ids: Tensor
+    empty_mask: Tensor
+    num_words: int
+
+
+def open_latents(config: DenoiserTrainConfig) -> LatentDataset:
+    """Latents and captions of the scenes that show only `config.objects`. Raises ValueError where none does."""
+    stored = np.load(config.latents, mmap_mode="r")
+    wanted = frozenset(config.objects)
+    kept, captions = [], []
+    for index, record in zip(range(len(stored)), load_records(config.dataset), strict=False):
+        if not wanted or all(name in wanted for name, _, _ in record.objects):
+            kept.append(index)
+            captions.append(record.caption)
+    if not kept:
+        raise ValueError(f"{config.dataset} holds no scene of only {sorted(wanted)}")
+    tokenizer = build_tokenizer(config.num_text_tokens)
+    padded = {"padding": "max_length", "max_length": config.num_text_tokens, "truncation": True, "return_tensors": "pt"}
+    tokens, empty = tokenizer(captions, **padded), tokenizer("", **padded)
+    return LatentDataset(
+        latents=stored[kept],
+        ids=tokens["input_ids"],
+        mask=tokens["attention_mask"],
+        empty_ids=empty["input_ids"],
+        empty_mask=empty["attention_mask"],
+        num_words=len(tokenizer),
+    )
+
+
+class DenoiserRun:
+    """One training run's state: network, average, optimiser, step."""
+
+    def __init__(self, config: DenoiserTrainConfig, data: LatentDataset) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.data = data
+        self.model = TextToVelocity(config, data.latents.shape[1:], data.num_words)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        )
+        self.step, self.num_skipped, self.elapsed_s = 0, 0, 0.0
+        if config.is_compiled:
+            self.model.transformer.compile(dynamic=False)
+
+    @property
+    def progress(self) -> float:
+        """0..1: how much of the budget, steps or minutes, is used up."""
+        return min(1.0, max(self.step / self.config.max_steps, self.elapsed_s / 60 / self.config.max_minutes))
+
+    def learning_rate(self) -> float:
+        """Warm-up, constant, then down to zero in a straight line."""
+        config = self.config
+        warm = min(1.0, (self.step + 1) / config.warmup_steps)
+        return config.learning_rate * warm * min(1.0, (1 - self.progress) / (1 - config.decay_from))
+
+    def loss(self) -> Tensor:
+        """Flow-matching loss of this step's batch."""
+        config, data = self.config, self.data
+        source = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        chosen = torch.randint(len(data.ids), (config.batch_size,), generator=source)
+        clean = torch.from_numpy(data.latents[chosen.numpy()]).float()
+        is_dropped = (torch.rand(config.batch_size, generator=source) < config.caption_dropout)[:, None]
+        ids = torch.where(is_dropped, data.empty_ids, data.ids[chosen])
+        mask = torch.where(is_dropped, data.empty_mask, data.mask[chosen])
+        sigma = torch.sigmoid(torch.randn(config.batch_size, generator=source))
+        noise = torch.randn(clean.shape, generator=source)
+        noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
+        velocity = self.model(noisy, ids, mask, sigma * NUM_TRAIN_TIMESTEPS)
+        return (velocity - (noise - clean)).square().mean()
+
+    def train_step(self) -> float:
+        """One update; returns the loss. A step whose loss or gradient is not finite changes nothing."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        loss = self.loss()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.optimizer.step()
+            self._update_ema()
+        else:
+            self.num_skipped += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss)
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        values = {"step": self.step, "num_skipped": self.num_skipped, "elapsed_s": self.elapsed_s}
+        config = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self.config).items()}
+        modules = {"model": self.model, "ema": self.ema}
+        save_checkpoint(self.config.checkpoint, {**values, "config": config}, modules, self.optimizer)
+
+    def restore(self) -> None:
+        """Continue from the checkpoint."""
+        meta = load_checkpoint(self.config.checkpoint, {"model": self.model, "ema": self.ema}, self.optimizer)
+        self.step, self.num_skipped, self.elapsed_s = meta["step"], meta["num_skipped"], meta["elapsed_s"]
+
+
+def train_denoiser(
+    config: DenoiserTrainConfig,
+    *,
+    report: Callable[[str], None] = print,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Path | None:
+    """Train, or go on training; returns the checkpoint, or None where `should_stop` ended it early.
+
+    Stopping saves a checkpoint first. Raises FileNotFoundError where dataset or latents are missing.
+    """
+    torch.set_num_threads(config.num_threads)
+    data = open_latents(config)
+    run = DenoiserRun(config, data)
+    if config.checkpoint.exists():
+        run.restore()
+        report(f"continuing at step {run.step}")
+    report(f"{len(data.ids)} scenes, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters")
+    losses: list[float] = []
+    reported_s, reported_step = time.monotonic(), run.step
+    started_s, elapsed_before_s = reported_s, run.elapsed_s
+    while run.progress < 1:
+        losses.append(run.train_step())
+        now_s = time.monotonic()
+        run.elapsed_s = elapsed_before_s + now_s - started_s
+        if run.step % config.report_every == 0:
+            rate = (run.step - reported_step) * config.batch_size / (now_s - reported_s)
+            left_min = run.elapsed_s / 60 * (1 - run.progress) / max(run.progress, 1e-9)
+            report(
+                f"step {run.step} loss {np.mean(losses):.4f} {rate:.0f} samples/s lr {run.learning_rate():.1e} "
+                f"skipped {run.num_skipped} left {left_min:.1f} min"
+            )
+            losses, reported_s, reported_step = [], now_s, run.step
+        if run.step % config.checkpoint_every == 0:
+            run.save()
+        if should_stop():
+            run.save()
+            return None
+    run.save()
+    return config.checkpoint

@@ -1,0 +1,190 @@
+"""The emoji world: everyday objects on plain backgrounds, every scene a pure function of a seed and an index.
+
+Some (object, colour) and (object, object) combinations are held out: `scene` never shows them, `held_out_scene`
+always shows one. Which ones depends on their names alone, so all worlds and all seeds agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from model.training.backgrounds import BACKGROUNDS, background_lab, paint_background
+from model.training.captions import KINDS, vocabulary, write_caption
+from model.training.layouts import RELATIONS, Box, place
+from model.training.recolor import COLORS, ByteArray
+from model.training.sprites import SpriteSheet, object_names
+
+HELD_OUT_SHARE = 0.07
+# Counting is what small models get wrong first, so it is shown most.
+KIND_WEIGHTS = {
+    "single_object": 0.10,
+    "two_object": 0.15,
+    "counting": 0.26,
+    "colors": 0.14,
+    "position": 0.18,
+    "color_attr": 0.17,
+}
+COLORED_COUNT_RATE = 0.35
+# Longest side of an object as a fraction of the picture's, by how many there are.
+OBJECT_SIZES = {1: (0.52, 0.80), 2: (0.32, 0.46), 3: (0.27, 0.38), 4: (0.24, 0.34)}
+MAX_SHARE_NEAR_BACKGROUND = 0.2
+NEAR_BACKGROUND = 0.14  # OKLab distance
+SHADOW_STRENGTH = 0.32
+
+
+@dataclass(frozen=True, slots=True)
+class SceneObject:
+    """One drawn object: `color` is None where it has its natural colours; `box` is (left, top, right, bottom) px."""
+
+    name: str
+    color: str | None
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One picture, (side, side, 3) bytes, with everything that is true of it. Objects in the caption's order."""
+
+    caption: str
+    pixels: ByteArray
+    kind: str
+    objects: tuple[SceneObject, ...]
+    background: str
+    relation: str | None
+    is_held_out: bool
+
+
+def is_held_out_color(name: str, color: str) -> bool:
+    """Whether training never shows this object in this colour by name."""
+    return _fraction(f"color:{name}:{color}") < HELD_OUT_SHARE
+
+
+def is_held_out_pair(first: str, second: str) -> bool:
+    """Whether training never shows these two objects together, in any order."""
+    return _fraction("pair:" + ":".join(sorted((first, second)))) < HELD_OUT_SHARE
+
+
+def _fraction(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    kind: str
+    objects: tuple[tuple[str, str | None], ...]
+    relation: str | None = None
+
+    @property
+    def is_held_out(self) -> bool:
+        names = tuple(name for name, _ in self.objects)
+        if any(color is not None and is_held_out_color(name, color) for name, color in self.objects):
+            return True
+        return self.kind != "counting" and len(names) == 2 and is_held_out_pair(*names)
+
+
+class EmojiWorld:
+    """Scenes of the given objects, `size` pixels square. Raises ValueError for unknown objects or fewer than two."""
+
+    def __init__(self, objects: tuple[str, ...] = (), size: int = 128, seed: int = 0) -> None:
+        self.objects = tuple(objects) or object_names()
+        unknown = sorted(set(self.objects) - set(object_names()))
+        if unknown:
+            raise ValueError(f"unknown objects {unknown}; known: {', '.join(object_names())}")
+        if len(set(self.objects)) != len(self.objects) or len(self.objects) < 2:
+            raise ValueError("a world needs at least two objects, each named once")
+        self.size = size
+        self.seed = seed
+        self._sheet = SpriteSheet(side=max(2 * size, 64) * 3 // 4)
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every word that this world's captions can hold."""
+        return vocabulary(self.objects, COLORS, tuple(BACKGROUNDS))
+
+    def scene(self, index: int) -> Scene:
+        """The index-th training scene; never a held-out combination."""
+        return self._draw(Random(f"emoji/{self.seed}/train/{index}"), is_held_out=False)
+
+    def held_out_scene(self, index: int) -> Scene:
+        """The index-th scene of combinations that training never shows."""
+        return self._draw(Random(f"emoji/{self.seed}/held out/{index}"), is_held_out=True)
+
+    def _draw(self, rng: Random, *, is_held_out: bool) -> Scene:
+        kind = rng.choices(KINDS, [KIND_WEIGHTS[kind] for kind in KINDS])[0]
+        if is_held_out:
+            kind = rng.choice([kind for kind in KINDS if kind != "single_object"])
+        plan = self._plan(rng, kind)
+        while plan is None or plan.is_held_out != is_held_out:
+            plan = self._plan(rng, kind)
+        background = self._choose_background(rng, plan)
+        caption = write_caption(rng, plan.kind, plan.objects, plan.relation, background)
+        boxes = place(rng, self._choose_sizes(rng, plan), plan.relation)
+        pixels, objects = self._compose(paint_background(rng, background, self.size), plan, boxes)
+        return Scene(caption, pixels, plan.kind, objects, background, plan.relation, is_held_out)
+
+    def _plan(self, rng: Random, kind: str) -> _Plan | None:
+        """What to show; None where the drawn objects have no colour that passes the strict check."""
+        count = rng.choice((2, 3, 4)) if kind == "counting" else 1 if kind in ("single_object", "colors") else 2
+        names = [rng.choice(self.objects)] * count if kind == "counting" else rng.sample(self.objects, count)
+        if kind in ("single_object", "two_object"):
+            return _Plan(kind, tuple((name, None) for name in names))
+        if kind == "position":
+            return _Plan(kind, tuple((name, None) for name in names), rng.choice(RELATIONS))
+        if kind == "counting" and rng.random() >= COLORED_COUNT_RATE:
+            return _Plan(kind, tuple((name, None) for name in names))
+        if not all(self._sheet.colors(name) for name in names):
+            return None
+        if kind == "counting":
+            return _Plan(kind, ((names[0], rng.choice(self._sheet.colors(names[0]))),) * count)
+        colors = [rng.choice(self._sheet.colors(name)) for name in names]
+        if kind == "color_attr" and colors[0] == colors[1]:
+            return None  # GenEval's attribution prompts always name two colours
+        return _Plan(kind, tuple(zip(names, colors, strict=True)))
+
+    def _choose_background(self, rng: Random, plan: _Plan) -> str:
+        def is_near(background: str) -> bool:
+            lab = background_lab(background)
+            return any(
+                color == background
+                or self._sheet.share_near(name, color, lab, NEAR_BACKGROUND) > MAX_SHARE_NEAR_BACKGROUND
+                for name, color in set(plan.objects)
+            )
+
+        names = list(BACKGROUNDS)
+        rng.shuffle(names)
+        return next((name for name in names if not is_near(name)), "gray")
+
+    def _choose_sizes(self, rng: Random, plan: _Plan) -> tuple[tuple[float, float], ...]:
+        low, high = OBJECT_SIZES[len(plan.objects)]
+        common = rng.uniform(low, high)
+        sizes = []
+        for name, color in plan.objects:
+            side = common * rng.uniform(0.92, 1.0) if plan.kind == "counting" else rng.uniform(low, high)
+            image = self._sheet.image(name, color)
+            scale = side / max(image.size)
+            sizes.append((image.width * scale, image.height * scale))
+        return tuple(sizes)
+
+    def _compose(
+        self, background: ByteArray, plan: _Plan, boxes: tuple[Box, ...]
+    ) -> tuple[ByteArray, tuple[SceneObject, ...]]:
+        canvas = Image.fromarray(background)
+        shadow = Image.new("L", canvas.size, 0)
+        placed = []
+        drop = max(1, round(self.size * 0.015))
+        for (name, color), box in zip(plan.objects, boxes, strict=True):
+            left, top = round(box[0] * self.size), round(box[1] * self.size)
+            width, height = (max(1, round(extent * self.size)) for extent in (box[2] - box[0], box[3] - box[1]))
+            sprite = self._sheet.image(name, color).resize((width, height), Image.Resampling.BICUBIC)
+            shadow.paste(255, (left + drop // 2, top + drop), sprite.getchannel("A"))
+            placed.append((SceneObject(name, color, (left, top, left + width, top + height)), sprite))
+        soft = shadow.filter(ImageFilter.GaussianBlur(self.size * 0.016))
+        canvas.paste((0, 0, 0), (0, 0), soft.point(lambda value: value * SHADOW_STRENGTH))
+        for thing, sprite in placed:
+            canvas.paste(sprite, thing.box[:2], sprite)
+        return np.asarray(canvas, dtype=np.uint8), tuple(thing for thing, _ in placed)

@@ -1,0 +1,88 @@
+"""The service's exception tree, with stable codes. Knows no HTTP: service/gateway/responses.py maps it.
+
+EmmditError
+├── InvalidValue         a field's value is not allowed (param, value, allowed)
+├── UnknownModel         no such model here
+├── JobNotFound          no such job, or another owner's
+├── JobNotReady          the job has no picture to give (yet, or any more)
+├── QueueFull            the bounded queue has no room (retry_after_s)
+├── ServerOverloaded     Redis or the disk refuses work for now (retry_after_s)
+├── NoWorker             nobody alive serves the model (retry_after_s)
+├── DeadlineExceeded     the job's time ran out
+├── JobFailed            the worker gave the job up (its own code)
+├── JobWasCancelled      somebody cancelled the job
+├── BlobCorrupt          a stored picture fails its checksum
+└── ConfigurationError   the operator asked for something impossible
+"""
+
+from __future__ import annotations
+
+
+class EmmditError(Exception):
+    """Base of all. `code` is stable and public; `retry_after_s` is set where trying again later makes sense."""
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class InvalidValue(EmmditError):
+    """Says the field, the value and what is allowed."""
+
+    code = "invalid_value"
+
+    def __init__(self, param: str, value: object, allowed: str) -> None:
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = f"{shown[:60]}... ({len(shown)} characters)"
+        super().__init__(f"{param}: {shown} is not allowed; {allowed}")
+        self.param = param
+        self.value = value
+        self.allowed = allowed
+
+
+class UnknownModel(EmmditError):
+    code = "model_not_found"
+
+
+class JobNotFound(EmmditError):
+    code = "job_not_found"
+
+
+class JobNotReady(EmmditError):
+    code = "job_not_ready"
+
+
+class QueueFull(EmmditError):
+    code = "rate_limit_exceeded"
+
+
+class ServerOverloaded(EmmditError):
+    code = "server_is_overloaded"
+
+
+class NoWorker(EmmditError):
+    code = "no_worker"
+
+
+class DeadlineExceeded(EmmditError):
+    code = "deadline_exceeded"
+
+
+class JobFailed(EmmditError):
+    code = "generation_failed"
+
+
+class JobWasCancelled(EmmditError):
+    code = "cancelled"
+
+
+class BlobCorrupt(EmmditError):
+    code = "image_corrupt"
+
+
+class ConfigurationError(EmmditError):
+    code = "configuration_error"

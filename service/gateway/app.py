@@ -1,0 +1,124 @@
+"""The application: routes, the one error shape, and the loops that live as long as it does. Never imports torch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from model.config import ModelCard
+from service.blobs import BlobStore
+from service.errors import EmmditError
+from service.gateway import generate, health, jobs, models
+from service.gateway.background import repeat
+from service.gateway.context import Gateway
+from service.gateway.envelope import Envelope
+from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.responses import error_response
+from service.gateway.validation import Validator
+from service.gateway.waiters import REREAD_PERIOD_S, Waiters
+from service.gateway.workers import LOOK_PERIOD_S, WorkerWatch
+from service.metrics import Metrics, software_version
+from service.queue import JobQueue
+from service.settings import Settings
+
+ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, models.router, health.router)
+REAP_PERIOD_S = 1.0
+SWEEP_PERIOD_S = 60.0
+
+
+def create_app(settings: Settings, queue: JobQueue, blobs: BlobStore, metrics: Metrics, card: ModelCard) -> FastAPI:
+    """The application that serves the model of `card` from `queue`. The caller closes the queue."""
+    gateway = Gateway(
+        settings=settings,
+        card=card,
+        queue=queue,
+        blobs=blobs,
+        metrics=metrics,
+        validator=Validator(card, settings),
+        waiters=Waiters(queue, metrics, keep_s=settings.result_ttl_s),
+        workers=WorkerWatch(queue, model=card.name, grace_s=settings.no_worker_grace_s),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loops = [asyncio.create_task(loop) for loop in _loops(gateway)]
+        try:
+            yield
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    app = FastAPI(
+        title="emmdit",
+        version=software_version(),
+        description="Image generation with E-MMDiT: prompts in, PNGs out.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # its page loads scripts from another host, which the Content-Security-Policy forbids
+        redoc_url=None,
+        exception_handlers={
+            EmmditError: _on_our_error,
+            HTTPException: _on_http_exception,
+            RequestValidationError: _on_validation_error,
+        },
+    )
+    app.state.gateway = gateway
+    app.add_middleware(Envelope, metrics=metrics)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
+    settings = gateway.settings
+    # A picture is written before its job's result begins to age, so files live as much longer as a job can run.
+    oldest_s = settings.result_ttl_s + settings.max_timeout_s
+
+    async def reap() -> None:
+        report = await gateway.queue.reap()
+        gateway.metrics.redeliveries.inc(report.requeued)
+
+    async def sweep() -> None:
+        await asyncio.to_thread(gateway.blobs.sweep, oldest_s)
+
+    return (
+        gateway.waiters.run(),
+        repeat("reread", REREAD_PERIOD_S, gateway.waiters.reread),
+        repeat("workers", LOOK_PERIOD_S, gateway.workers.look),
+        repeat("reap", REAP_PERIOD_S, reap),
+        repeat("sweep", SWEEP_PERIOD_S, sweep),
+    )
+
+
+async def _on_our_error(_: Request, error: EmmditError) -> Response:
+    return error_response(error)
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """The framework's own refusals in our shape: unknown paths and wrong methods."""
+    if error.status_code == 404:
+        return error_response(RequestRefused(404, "not_found", f"no route {shorten(request.url.path)}"))
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(_methods_of(getattr(request.scope.get("route"), "path", ""))))
+        message = f"method {shorten(request.method)} is not allowed here; allowed: {allowed}"
+        return error_response(RequestRefused(405, "method_not_allowed", message, headers={"Allow": allowed}))
+    return error_response(RequestRefused(error.status_code, "http_error", str(error.detail)))
+
+
+async def _on_validation_error(_: Request, error: RequestValidationError) -> Response:
+    """No route leaves anything to the framework's validation; should one ever, the shape still holds."""
+    return error_response(RequestRefused(400, "invalid_value", "the request is not valid"))
+
+
+def _methods_of(template: str) -> set[str]:
+    """Every method that some route takes at this path: the framework itself would name those of one route only."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return {method for route in routes if route.path == template for method in route.methods or ()}

@@ -1,0 +1,27 @@
+"""Loops that run beside the requests: each does one thing again and again and outlives the queue's absence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from service.errors import ServerOverloaded
+
+logger = logging.getLogger(__name__)
+
+
+async def repeat(name: str, period_s: float, action: Callable[[], Awaitable[object]]) -> None:
+    """Run `action` every `period_s` until cancelled.
+
+    A queue that is away is no news here: requests report it. Any other failure is a bug: it is logged, and the loop
+    goes on, because a gateway whose loops ended silently would let every client hang.
+    """
+    while True:
+        try:
+            await action()
+        except ServerOverloaded:
+            logger.debug("background task %s: the queue is away", name)
+        except Exception:  # the edge of this process, as far as the loop is concerned
+            logger.exception("background task %s failed and goes on", name)
+        await asyncio.sleep(period_s)

@@ -1,0 +1,112 @@
+"""What every request goes through, whatever its route: an id, headers, one log line, one count, one catch.
+
+Surprising: a refused request may still have megabytes of body on their way. Closing on it at once would reset the
+connection before the client has read why, so a bounded rest is read and thrown away first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from contextlib import suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.gateway.responses import internal_error_response
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("service.gateway.access")
+
+UNMATCHED = "unmatched"
+LINGER_S = 2.0
+LINGER_BYTES = 16 * 1024**2
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Envelope:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:  # the edge of this process
+            logger.exception("request_id=%s failed", exchange.request_id)
+            if exchange.code == 0:
+                await internal_error_response()(scope, exchange.receive, exchange.send)
+        finally:
+            self._count(scope, exchange)
+
+    def _count(self, scope: Scope, exchange: _Exchange) -> None:
+        duration_s = time.monotonic() - exchange.began_at
+        route = getattr(scope.get("route"), "path", UNMATCHED)
+        self._metrics.count_http(scope["method"], route, exchange.code or 499, duration_s)
+        access_logger.info(
+            "method=%s route=%s code=%d duration_s=%.4f request_id=%s",
+            scope["method"],
+            route,
+            exchange.code or 499,
+            duration_s,
+            exchange.request_id,
+        )
+
+
+class _Exchange:
+    """One request and its response. `code` is 0 until the response has begun."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        given_id = headers.get("x-request-id", "")
+        self.request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(16)
+        self.began_at = time.monotonic()
+        self.code = 0
+        self._receive = receive
+        self._send = send
+        self._has_unread_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            self._has_unread_body = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.code = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            for name, value in _SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            if self._has_unread_body:
+                headers["Connection"] = "close"
+        elif message["type"] == "http.response.body" and self._has_unread_body and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._discard_body()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _discard_body(self) -> None:
+        num_bytes = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self._has_unread_body and num_bytes < LINGER_BYTES:
+                    num_bytes += len((await self.receive()).get("body", b""))

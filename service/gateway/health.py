@@ -1,0 +1,50 @@
+"""What orchestrators and Prometheus ask. Liveness never asks the queue: restarting a gateway cures no sick Redis."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from service.errors import NoWorker, ServerOverloaded
+from service.gateway.context import gateway_of
+from service.metrics import CONTENT_TYPE
+
+router = APIRouter()
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """200 as long as this process answers at all."""
+    return {"status": "ok"}
+
+
+@router.get("/startupz")
+async def startupz(request: Request) -> dict[str, str]:
+    """200 once the queue has been reached for the first time."""
+    if not gateway_of(request).workers.has_looked:
+        raise ServerOverloaded("starting: the queue has not been reached yet", retry_after_s=1)
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """200 while the queue answers and a worker with a live heartbeat serves the model."""
+    gateway = gateway_of(request)
+    if gateway.is_draining:
+        raise ServerOverloaded("this gateway is stopping", retry_after_s=1)
+    await gateway.workers.look()
+    if not gateway.workers.alive:
+        raise NoWorker(f"no worker for model {gateway.card.name} is alive", retry_after_s=1)
+    return JSONResponse({"status": "ok", "num_workers": len(gateway.workers.alive)})
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Prometheus text. While the queue is away its gauges are missing, which is what they then have to say."""
+    gateway = gateway_of(request)
+    stats = None
+    with suppress(ServerOverloaded):
+        stats = await gateway.queue.stats()
+    return Response(gateway.metrics.render(stats), headers={"Content-Type": CONTENT_TYPE})

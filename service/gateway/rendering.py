@@ -1,0 +1,208 @@
+"""A finished or unfinished job as the client asked to see it: PNG, multipart, JSON.
+
+Effective values go into headers too; every header value is cut down to printable ASCII, so that no text of a client's
+or of a model's can start a header of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi.responses import JSONResponse, Response
+
+from service.blobs import BlobStore
+from service.errors import DeadlineExceeded, EmmditError, JobFailed, JobNotFound, JobNotReady, JobWasCancelled
+from service.gateway.accept import MediaType
+from service.gateway.schemas import ErrorDetail, GenerateResponse, JobBody, JobImage, Picture, PriorityName, Timings
+from service.gateway.validation import warnings_for
+from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job, JobStatus, Priority
+
+MAX_HEADER_CHARS = 500
+PRIORITY_NAMES: Mapping[Priority, PriorityName] = {
+    Priority.HIGH: "high",
+    Priority.NORMAL: "normal",
+    Priority.LOW: "low",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that is done, its pictures' bytes, and how long its client has waited in all."""
+
+    status: JobStatus
+    done: Done
+    pngs: tuple[bytes, ...]
+    total_s: float
+
+
+def error_of(status: JobStatus) -> EmmditError | None:
+    """Why a job that has ended has no pictures; None for one that is done or has not ended."""
+    match status.result:
+        case Failed(code=code, message=message):
+            error = JobFailed(message)
+            error.code = code
+            return error
+        case Cancelled(phase=phase):
+            return JobWasCancelled(f"job {status.job.id} was cancelled while {phase}")
+        case Expired(phase=phase):
+            return DeadlineExceeded(
+                f"job {status.job.id} was still {phase} when its timeout_s = {status.job.timeout_s:g} had passed"
+            )
+        case _:
+            return None
+
+
+def done_of(status: JobStatus) -> Done:
+    """The result of a job that is done. Raises what the job ended with otherwise, JobNotReady while it goes on."""
+    if isinstance(status.result, Done):
+        return status.result
+    raise error_of(status) or JobNotReady(f"job {status.job.id} is {status.state}: no picture yet", retry_after_s=1)
+
+
+def image_of(status: JobStatus, index: str) -> ImageRef:
+    """The picture that a path names. JobNotFound where the job has no such picture."""
+    last = status.job.num_images - 1
+    if not (index.isascii() and index.isdigit() and len(index) <= 3 and int(index) <= last):
+        raise JobNotFound(f"job {status.job.id} has no picture {index[:20]!r}; allowed: 0 to {last}")
+    return done_of(status).images[int(index)]
+
+
+async def load(blobs: BlobStore, images: Sequence[ImageRef]) -> tuple[bytes, ...]:
+    """The PNGs' bytes, checked. All before the first is sent: a picture that fails must still be a proper error."""
+    return tuple([await asyncio.to_thread(blobs.get, image.blob, image.sha256) for image in images])
+
+
+def render(finished: Finished, media_type: MediaType) -> Response:
+    """The answer to POST /v1/generate."""
+    match media_type:
+        case MediaType.JSON:
+            return JSONResponse(_generate_body(finished).model_dump(), headers=_headers(finished))
+        case MediaType.PNG:
+            return Response(finished.pngs[0], media_type=MediaType.PNG, headers=_headers(finished))
+        case MediaType.MULTIPART:
+            boundary = secrets.token_hex(16)
+            parts = [
+                b"--%s\r\nContent-Type: image/png\r\nContent-Length: %d\r\nX-Seed: %d\r\n\r\n%s\r\n"
+                % (boundary.encode(), len(png), image.seed, png)
+                for image, png in zip(finished.done.images, finished.pngs, strict=True)
+            ]
+            return Response(
+                b"".join((*parts, b"--%s--\r\n" % boundary.encode())),
+                media_type=f"{MediaType.MULTIPART}; boundary={boundary}",
+                headers=_headers(finished),
+            )
+
+
+def render_picture(status: JobStatus, image: ImageRef, png: bytes) -> Response:
+    """The answer to GET /v1/jobs/{id}/images/{i}."""
+    headers = _recipe_headers(status.job, done_of(status)) | {"X-Seed": str(image.seed)}
+    return Response(png, media_type=MediaType.PNG, headers=clean_headers(headers))
+
+
+def job_body(status: JobStatus, *, seconds_left: float | None, error: ErrorDetail | None) -> JobBody:
+    """The answer to GET /v1/jobs/{id}."""
+    job, params = status.job, status.job.params
+    done = status.result if isinstance(status.result, Done) else None
+    return JobBody(
+        id=job.id,
+        state=status.state.value,
+        model=job.model,
+        model_version=done.model_version if done else None,
+        created=int(status.created_at),
+        position=status.position,
+        step=status.step,
+        num_steps=status.num_steps,
+        estimated_seconds_left=None if seconds_left is None else round(seconds_left, 1),
+        n=job.num_images,
+        size=f"{params.width}x{params.height}",
+        num_inference_steps=params.num_inference_steps,
+        guidance_scale=params.guidance_scale,
+        seed=params.seed,
+        priority=PRIORITY_NAMES[job.priority],
+        timeout_s=job.timeout_s,
+        prompt=done.prompt if done else None,
+        images=[
+            JobImage(index=index, url=image_path(job.id, index), seed=image.seed, num_bytes=image.num_bytes)
+            for index, image in enumerate(done.images if done else ())
+        ],
+        timings=_timings(status, total_s=_server_total_s(status)),
+        warnings=[*warnings_for(params), *(done.warnings if done else ())],
+        error=error,
+    )
+
+
+def image_path(job_id: str, index: int) -> str:
+    """Where a picture can be fetched."""
+    return f"/v1/jobs/{job_id}/images/{index}"
+
+
+def clean_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Values in printable ASCII of bounded length; what is not becomes "?"."""
+    return {
+        name: "".join(char if " " <= char <= "~" else "?" for char in value)[:MAX_HEADER_CHARS]
+        for name, value in headers.items()
+    }
+
+
+def _generate_body(finished: Finished) -> GenerateResponse:
+    status, done = finished.status, finished.done
+    params = status.job.params
+    return GenerateResponse(
+        id=status.job.id,
+        created=int(status.created_at),
+        model=status.job.model,
+        model_version=done.model_version,
+        data=[
+            Picture(b64_json=base64.b64encode(png).decode(), seed=image.seed, url=image_path(status.job.id, index))
+            for index, (image, png) in enumerate(zip(done.images, finished.pngs, strict=True))
+        ],
+        prompt=done.prompt,
+        size=f"{params.width}x{params.height}",
+        num_inference_steps=params.num_inference_steps,
+        guidance_scale=params.guidance_scale,
+        timings=_timings(status, total_s=finished.total_s),
+        warnings=[*warnings_for(params), *done.warnings],
+    )
+
+
+def _headers(finished: Finished) -> dict[str, str]:
+    timings = _timings(finished.status, total_s=finished.total_s)
+    headers = _recipe_headers(finished.status.job, finished.done)
+    headers |= {
+        "x-queue-time": f"{timings.queue_s or 0:.3f}",
+        "x-inference-time": f"{timings.inference_s or 0:.3f}",
+        "x-total-time": f"{finished.total_s:.3f}",
+    }
+    if warnings := [*warnings_for(finished.status.job.params), *finished.done.warnings]:
+        headers["X-Warning"] = "; ".join(warnings)
+    return clean_headers(headers)
+
+
+def _recipe_headers(job: Job, done: Done) -> dict[str, str]:
+    params = job.params
+    return {
+        "X-Job-ID": job.id,
+        "X-Seed": str(params.seed),
+        "X-Num-Inference-Steps": str(params.num_inference_steps),
+        "X-Guidance-Scale": f"{params.guidance_scale:g}",
+        "X-Size": f"{params.width}x{params.height}",
+        "X-Model": job.model,
+        "X-Model-Version": done.model_version,
+    }
+
+
+def _timings(status: JobStatus, *, total_s: float | None) -> Timings:
+    started_at = status.started_at
+    return Timings(
+        queue_s=None if started_at is None else round(max(0.0, started_at - status.created_at), 3),
+        inference_s=round(status.result.inference_s, 3) if isinstance(status.result, Done) else None,
+        total_s=None if total_s is None else round(total_s, 3),
+    )
+
+
+def _server_total_s(status: JobStatus) -> float | None:
+    return None if status.finished_at is None else max(0.0, status.finished_at - status.created_at)

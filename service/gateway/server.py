@@ -1,0 +1,130 @@
+"""The gateway as a process: socket, server, signals, and a stop that costs no request.
+
+On SIGTERM or SIGINT: not ready at once; after `drain_delay_s`, when load balancers have noticed, no new connections;
+handlers that still wait get `drain_timeout_s`, then an answer that says where their job goes on. A second Ctrl-C is
+an end without delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI
+
+from model.catalog import find_card
+from model.config import ModelCard
+from model.errors import BundleError
+from service.blobs import DirectoryBlobs
+from service.errors import ConfigurationError, ServerOverloaded
+from service.gateway.app import create_app
+from service.gateway.auth import refuse_open_binding
+from service.gateway.context import Gateway
+from service.metrics import Metrics
+from service.queue import JobQueue
+from service.settings import Settings
+
+BLOBS_FOLDER = "images"
+LAST_ANSWERS_S = 5  # what handlers get to send their answer once the waiting is over
+BACKLOG = 2048
+
+
+def run_gateway(settings: Settings) -> None:
+    """Serve until told to stop. Raises ConfigurationError where that cannot begin."""
+    refuse_open_binding(settings)
+    if settings.redis_url is None:
+        raise ConfigurationError("redis_url is not set; a gateway on its own needs one (EMMDIT_REDIS_URL)")
+    try:
+        card = find_card(settings.model, settings.models_dir)
+    except BundleError as error:
+        raise ConfigurationError(str(error)) from error
+    with bind(settings.host, settings.port) as listener:
+        asyncio.run(_serve(settings, settings.redis_url.get_secret_value(), card, listener))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ConfigurationError where the address cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigurationError(f"host: {host!r} is no address of this machine: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn, stopping in steps. Takes the process's signals while it serves and raises none again afterwards."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # logging belongs to the command line
+                access_log=False,  # the envelope writes one line per request, without paths
+                server_header=False,
+                http="h11",  # the same everywhere; httptools, where installed, answers unknown methods in its own shape
+                lifespan="on",
+                ws="none",
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + LAST_ANSWERS_S,
+            )
+        )
+        self._gateway: Gateway = app.state.gateway
+        self._num_interrupts = 0
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's hook. Called inside the running loop; a thread other than the main one gets no signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+            loop.remove_signal_handler(signal.SIGINT)
+
+    def stop(self) -> None:
+        """Begin to stop. Asking again changes nothing."""
+        if self._gateway.is_draining:
+            return
+        self._gateway.is_draining = True
+        settings = self._gateway.settings
+        loop = asyncio.get_running_loop()
+        loop.call_later(settings.drain_delay_s, setattr, self, "should_exit", True)
+        loop.call_later(settings.drain_delay_s + settings.drain_timeout_s, self._gateway.waiters.close)
+
+    def _interrupt(self) -> None:
+        """Ctrl-C. A terminal sends it to all processes and the supervisor adds a SIGTERM: only a second one is haste."""
+        self._num_interrupts += 1
+        if self._num_interrupts > 1:
+            self._gateway.waiters.close()
+            self.should_exit = self.force_exit = True
+        self.stop()
+
+
+async def _serve(settings: Settings, url: str, card: ModelCard, listener: socket.socket) -> None:
+    queue = JobQueue.connect(url, model=card.name, limits=settings.queue_limits())
+    try:
+        with suppress(ServerOverloaded):  # it may come later; a wrong password (ConfigurationError) never gets right
+            await queue.ping()
+        blobs = DirectoryBlobs(settings.data_dir / BLOBS_FOLDER)
+        app = create_app(settings, queue, blobs, Metrics(), card)
+        await GatewayServer(app, settings).serve(sockets=[listener])
+    finally:
+        await queue.close()

@@ -1,0 +1,156 @@
+"""From a client's fields to the one recipe that is drawn: defaults filled in, every limit checked, once and here.
+
+Each field has one sentence that says what it may be; a wrong type, a wrong value and the documentation share it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from model.config import ModelCard
+from model.params import MAX_SEED, GenerationParams
+from service.errors import InvalidValue, UnknownModel
+from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.schemas import GenerateRequest
+from service.jobs import Job, Priority, new_job_id
+from service.settings import Settings
+
+ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
+RANDOM_SEEDS = 2**32  # a seed we choose should be short enough to type
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """Checks requests against one model's card and the operator's limits. Pure but for the seeds it draws."""
+
+    card: ModelCard
+    settings: Settings
+
+    def parse(self, fields: Mapping[str, Any]) -> GenerateRequest:
+        """Check names and types. InvalidValue or RequestRefused (400) name field, value and what is allowed."""
+        try:
+            return GenerateRequest.model_validate(dict(fields))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+        name = str(first["loc"][0])
+        if first["type"] == "missing":
+            raise RequestRefused(400, "missing_field", f"{name} is missing; allowed: {self.allowed(name)}", param=name)
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(GenerateRequest.model_fields)
+            raise RequestRefused(
+                400,
+                "unknown_field",
+                f"{shorten(name)} = {shorten(fields[name])} is not a field of this request; allowed: {known}",
+                param=name if name.isidentifier() and len(name) <= 64 else None,
+            )
+        raise InvalidValue(name, fields[name], f"allowed: {self.allowed(name)}")
+
+    def to_job(self, request: GenerateRequest, *, owner: str, inbox: str) -> Job:
+        """The job with effective values. Raises InvalidValue or UnknownModel."""
+        settings, card = self.settings, self.card
+        if request.model is not None and request.model != card.name:
+            raise UnknownModel(f"model: {shorten(request.model)} is not served here; allowed: {self.allowed('model')}")
+        self._check_text("prompt", request.prompt)
+        if not any(char.isprintable() and not char.isspace() for char in request.prompt):
+            raise InvalidValue(
+                "prompt", request.prompt, f"nothing in it can be seen; allowed: {self.allowed('prompt')}"
+            )
+        negative_prompt = _or(request.negative_prompt, "")
+        self._check_text("negative_prompt", negative_prompt)
+
+        size = self._check("size", _or(request.size, card.sizes[0]), lambda value: value in card.sizes)
+        steps = self._check(
+            "num_inference_steps",
+            _or(request.num_inference_steps, card.default_steps),
+            lambda value: 1 <= value <= card.max_steps,
+        )
+        guidance_scale = self._check(
+            "guidance_scale",
+            _or(request.guidance_scale, card.default_guidance),
+            lambda value: math.isfinite(value) and 0 <= value <= card.max_guidance,
+        )
+        seed = self._check(
+            "seed",
+            secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed,
+            lambda value: 0 <= value <= MAX_SEED,
+        )
+        num_images = self._check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)
+        timeout_s = self._check(
+            "timeout_s",
+            _or(request.timeout_s, settings.default_timeout_s),
+            lambda value: math.isfinite(value) and 0 < value <= settings.max_timeout_s,
+        )
+        width, height = (int(side) for side in size.split("x"))
+        return Job(
+            id=new_job_id(),
+            model=card.name,
+            owner=owner,
+            params=GenerationParams(
+                prompt=request.prompt,
+                width=width,
+                height=height,
+                num_inference_steps=steps,
+                guidance_scale=float(guidance_scale),
+                seed=seed,
+                negative_prompt=negative_prompt,
+                clean_prompt=_or(request.clean_prompt, True),
+            ),
+            num_images=num_images,
+            priority=Priority[_or(request.priority, "normal").upper()],
+            timeout_s=float(timeout_s),
+            inbox=inbox,
+        )
+
+    def allowed(self, field: str) -> str:
+        """The sentence that says what `field` may be."""
+        settings, card = self.settings, self.card
+        text = "no control characters but tab and line breaks, no half surrogates"
+        sentences = {
+            "prompt": f"text of 1 to {settings.max_prompt_chars} characters, {text}",
+            "negative_prompt": f"text of 0 to {settings.max_prompt_chars} characters, {text}",
+            "model": card.name,
+            "size": ", ".join(card.sizes),
+            "num_inference_steps": f"an integer from 1 to {card.max_steps}",
+            "guidance_scale": f"a number from 0 to {card.max_guidance:g}",
+            "seed": f"an integer from 0 to {MAX_SEED}",
+            "n": f"an integer from 1 to {settings.max_images}",
+            "priority": "high, normal, low",
+            "timeout_s": f"a number above 0, up to {settings.max_timeout_s:g}",
+            "clean_prompt": "true, false",
+        }
+        return sentences[field]
+
+    def _check(self, field: str, value: T, is_allowed: Callable[[T], bool]) -> T:
+        if not is_allowed(value):
+            raise InvalidValue(field, value, f"allowed: {self.allowed(field)}")
+        return value
+
+    def _check_text(self, field: str, text: str) -> None:
+        if len(text) > self.settings.max_prompt_chars:
+            raise InvalidValue(field, text, f"it has {len(text)} characters; allowed: {self.allowed(field)}")
+        for index, char in enumerate(text):
+            if unicodedata.category(char) in ("Cc", "Cs") and char not in ALLOWED_CONTROLS:
+                raise InvalidValue(
+                    field, text, f"character {index} is U+{ord(char):04X}; allowed: {self.allowed(field)}"
+                )
+
+
+def warnings_for(params: GenerationParams) -> tuple[str, ...]:
+    """Sentences about what a legal request asks for in vain."""
+    if params.negative_prompt and not params.is_guided:
+        return (f"negative_prompt has no effect at guidance_scale {params.guidance_scale:g}: it needs more than 1",)
+    return ()
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

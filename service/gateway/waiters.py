@@ -1,0 +1,136 @@
+"""Who waits for which job: one inbox stream and one reader for all handlers of this gateway.
+
+Every job that this gateway accepts is watched until its end, asynchronous ones too, so that each end is counted once.
+An event only says "look": the job's state is always read from the queue, and read again every few seconds and after
+every reconnect, so that a lost event costs a pause and not an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+
+from service.errors import DeadlineExceeded, JobNotFound, ServerOverloaded
+from service.jobs import Job, JobStatus
+from service.metrics import Metrics
+from service.queue import JobQueue
+
+logger = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 2.0  # shorter than the client's socket timeout
+RECONNECT_PAUSE_S = 0.2
+REREAD_PERIOD_S = 5.0
+DEADLINE_SLACK_S = 5.0  # the queue ends a job at its deadline; this gateway gives up only where the queue did not
+
+
+@dataclass(slots=True)
+class Watch:
+    """One job's place in the waiting room. `end` gets the terminal status, or None where the job has vanished.
+
+    `is_submitted` is set when the job was accepted: only then does its absence from the queue mean that it was lost.
+    """
+
+    job: Job
+    end: asyncio.Future[JobStatus | None]
+    gives_up_at: float
+    is_submitted: bool = False
+
+
+class Waiters:
+    """Belongs to one event loop. `run` is its reader task, `reread` is called every REREAD_PERIOD_S."""
+
+    def __init__(self, queue: JobQueue, metrics: Metrics, *, keep_s: float) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self._keep_s = keep_s
+        self._watches: dict[str, Watch] = {}
+        self._is_closing = asyncio.Event()
+        self.inbox = f"gateway-{secrets.token_hex(8)}"
+
+    def watch(self, job: Job) -> Watch:
+        """Begin before the job is submitted: its end may come before the submit's reply."""
+        end = asyncio.get_running_loop().create_future()
+        watch = self._watches[job.id] = Watch(job, end, time.monotonic() + job.timeout_s + self._keep_s)
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        """The job was not accepted."""
+        self._watches.pop(watch.job.id, None)
+
+    def close(self) -> None:
+        """Send all waiting handlers home: this gateway stops, their jobs go on."""
+        self._is_closing.set()
+
+    async def wait(self, watch: Watch) -> JobStatus:
+        """The job's terminal status.
+
+        Raises DeadlineExceeded where even the queue has not ended the job in time, JobNotFound where it was lost,
+        ServerOverloaded where this gateway stops.
+        """
+        job, end = watch.job, watch.end
+        closing = asyncio.ensure_future(self._is_closing.wait())
+        try:
+            await asyncio.wait(
+                (end, closing), timeout=job.timeout_s + DEADLINE_SLACK_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            closing.cancel()
+        if end.done():
+            if (status := end.result()) is None:
+                raise JobNotFound(f"job {job.id} was accepted and then lost with the queue's data; send it again")
+            return status
+        if self._is_closing.is_set():
+            raise ServerOverloaded(
+                f"this gateway is stopping; the job goes on and can be had at /v1/jobs/{job.id}", retry_after_s=1
+            )
+        raise DeadlineExceeded(f"no result within timeout_s = {job.timeout_s:g}")
+
+    async def run(self) -> None:
+        """Read the inbox until cancelled."""
+        last_id = "0"
+        is_connected = True
+        while True:
+            try:
+                events = await self._queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S)
+                if not is_connected:
+                    is_connected = True
+                    await self.reread()
+            except ServerOverloaded:
+                is_connected = False
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+                continue
+            except Exception:  # the edge of this process: a reader that ended would let every client hang
+                logger.exception("reading the inbox failed and goes on")
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+                continue
+            for event in events:
+                last_id = event.id
+                if watch := self._watches.get(event.job_id):
+                    await self._look(watch)
+
+    async def reread(self) -> None:
+        """Look at every watched job, whatever the inbox said. Also drops what nobody can be waiting for any more."""
+        for watch in list(self._watches.values()):
+            if watch.gives_up_at < time.monotonic():
+                self._watches.pop(watch.job.id, None)
+            elif watch.is_submitted:
+                await self._look(watch)
+
+    async def _look(self, watch: Watch) -> None:
+        job = watch.job
+        try:
+            status = await self._queue.status(job.id, job.owner)
+        except ServerOverloaded:
+            return  # the next reread asks again
+        except JobNotFound:
+            status = None
+        if status is not None and not status.state.is_terminal:
+            return
+        if self._watches.pop(job.id, None) is None:
+            return  # somebody else looked meanwhile; an end is counted once
+        watch.end.set_result(status)
+        if status is not None:
+            self._metrics.count_end(status)

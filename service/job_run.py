@@ -1,0 +1,64 @@
+"""One claimed job inside a worker: which of its pictures wait, are under way, are drawn, are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from model.engine import Sample
+from service.jobs import Done, ImageRef, Job
+from service.queue_types import JobProgress
+
+
+@dataclass(slots=True, eq=False)
+class JobRun:
+    """One attempt at a job. `claimed_at_s` is on the worker's monotonic clock. `is_dropped` once nobody wants it."""
+
+    job: Job
+    claimed_at_s: float
+    num_begun: int = 0
+    rows: list[JobRow] = field(default_factory=list)
+    images: dict[int, ImageRef] = field(default_factory=dict)
+    num_steps_done: int = 0
+    is_dropped: bool = False
+    prompt: str = ""
+    unknown_words: tuple[str, ...] = ()
+
+    @property
+    def num_waiting(self) -> int:
+        """Pictures that have not begun."""
+        return self.job.num_images - self.num_begun
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.images) == self.job.num_images
+
+    def progress(self, is_renewed: bool) -> JobProgress:
+        """What the next heartbeat says about this job."""
+        num_steps = self.job.params.num_inference_steps * self.job.num_images
+        return JobProgress(self.job.id, self.job.attempt, self.num_steps_done, num_steps, is_renewed)
+
+    def result(self, model_version: str, now_s: float) -> Done:
+        """The finished job's result. All pictures must be stored."""
+        words = ", ".join(f'"{word}"' for word in self.unknown_words[:10])
+        warning = f"this model was not trained on {words}; /v1/models lists the words that it knows"
+        return Done(
+            images=tuple(self.images[index] for index in range(self.job.num_images)),
+            prompt=self.prompt,
+            model_version=model_version,
+            inference_s=now_s - self.claimed_at_s,
+            warnings=(warning,) if self.unknown_words else (),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class JobRow:
+    """One picture of a run in the batch. `last_step_at` is the number of the forward it last took part in."""
+
+    run: JobRun
+    index: int
+    sample: Sample
+    last_step_at: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return (self.sample.params.width, self.sample.params.height)

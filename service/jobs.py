@@ -1,0 +1,185 @@
+"""Jobs, their states, their results, and the one JSON codec that writes them to and reads them from Redis.
+
+Everything here is a frozen value. The codec carries a version: a reader refuses what it does not know instead of
+guessing. Times are seconds since the epoch on the Redis server's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+from model.params import GenerationParams, seed_of_image
+
+CODEC_VERSION = 1
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Priority(IntEnum):
+    """Lower runs first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request: `num_images` pictures from one recipe, the i-th with `seed_of_image(seed, i)`.
+
+    `attempt` is 0 until a worker claims the job and counts claims from 1. `inbox` is where its waiter listens.
+    """
+
+    id: str
+    model: str
+    owner: str
+    params: GenerationParams
+    num_images: int
+    priority: Priority
+    timeout_s: float
+    inbox: str = ""
+    attempt: int = 0
+
+    @property
+    def cost(self) -> float:
+        """Megapixel-steps of the whole job."""
+        return self.params.cost * self.num_images
+
+    def params_of_image(self, index: int) -> GenerationParams:
+        return GenerationParams(**(asdict(self.params) | {"seed": seed_of_image(self.params.seed, index)}))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One finished picture in the blob store. `sha256` is of the PNG bytes, in hex."""
+
+    blob: str
+    seed: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """`prompt` is the text as the model saw it; `warnings` are sentences for the client."""
+
+    images: tuple[ImageRef, ...]
+    prompt: str
+    model_version: str
+    inference_s: float
+    warnings: tuple[str, ...] = ()
+    state: JobState = field(default=JobState.DONE, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`code` is stable and belongs to clients; `message` never holds a path, a secret or a traceback."""
+
+    code: str
+    message: str
+    state: JobState = field(default=JobState.FAILED, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """`phase` is "queued" or "running": where the job was when it was cancelled."""
+
+    phase: str
+    state: JobState = field(default=JobState.CANCELLED, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """`phase` is "queued" or "running": where the job was when its deadline passed."""
+
+    phase: str
+    state: JobState = field(default=JobState.EXPIRED, init=False)
+
+
+JobResult = Done | Failed | Cancelled | Expired
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job as the queue knows it now. `position` is 0 for the next to run, None unless queued.
+
+    `step` counts denoising steps done of `num_steps`, summed over the job's pictures.
+    """
+
+    job: Job
+    state: JobState
+    step: int
+    num_steps: int
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    position: int | None = None
+    result: JobResult | None = None
+
+
+def new_job_id() -> str:
+    """128 random bits, URL-safe."""
+    return secrets.token_hex(16)
+
+
+def encode_job(job: Job) -> str:
+    """The job as JSON, without `attempt`: that field belongs to the queue."""
+    values = asdict(job) | {"priority": int(job.priority), "v": CODEC_VERSION}
+    del values["attempt"]
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode_job(text: str, attempt: int = 0) -> Job:
+    """Raises ValueError for another codec version or unknown fields."""
+    values = _versioned(text)
+    try:
+        params = GenerationParams(**values.pop("params"))
+        return Job(**(values | {"params": params, "priority": Priority(values["priority"]), "attempt": attempt}))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a job of codec version {CODEC_VERSION}: {error}") from error
+
+
+def encode_result(result: JobResult) -> str:
+    return json.dumps(asdict(result) | {"v": CODEC_VERSION}, separators=(",", ":"), ensure_ascii=False)
+
+
+def decode_result(text: str) -> JobResult:
+    """Raises ValueError for another codec version or unknown fields."""
+    values = _versioned(text)
+    state = JobState(values.pop("state"))
+    try:
+        match state:
+            case JobState.DONE:
+                images = tuple(ImageRef(**image) for image in values.pop("images"))
+                return Done(images=images, warnings=tuple(values.pop("warnings")), **values)
+            case JobState.FAILED:
+                return Failed(**values)
+            case JobState.CANCELLED:
+                return Cancelled(**values)
+            case JobState.EXPIRED:
+                return Expired(**values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a result of codec version {CODEC_VERSION}: {error}") from error
+    raise ValueError(f"a result cannot be {state}")
+
+
+def _versioned(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.pop("v", None) != CODEC_VERSION:
+        raise ValueError(f"unknown codec version; this process reads version {CODEC_VERSION}")
+    return values

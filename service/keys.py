@@ -1,0 +1,65 @@
+"""Every Redis key of one model, in the order in which the scripts name them (service/scripts/prelude.lua).
+
+All keys of a model carry one hash tag, so that on a Cluster they share a slot and every script stays atomic.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_SHARED = (
+    "queue",
+    "waiting",
+    "delayed",
+    "running",
+    "leases",
+    "deadlines",
+    "inboxes",
+    "finish_tags",
+    "tenant_jobs",
+    "totals",
+    "wake",
+    "alone",
+    "workers",
+    "worker_records",
+)
+
+
+class QueueKeys:
+    """Names of one model's keys. Raises ValueError for a model name that could break out of the hash tag."""
+
+    def __init__(self, model: str) -> None:
+        if not _MODEL_NAME.fullmatch(model):
+            raise ValueError(f"a model's queue name has letters, digits, '.', '_' and '-' only, got {model!r}")
+        self._prefix = f"emmdit:{{{model}}}:"
+        self.shared = tuple(self._prefix + name for name in _SHARED)
+        self.queue = self._prefix + "queue"
+        self.waiting = self._prefix + "waiting"
+        self.delayed = self._prefix + "delayed"
+        self.running = self._prefix + "running"
+        self.inboxes = self._prefix + "inboxes"
+        self.totals = self._prefix + "totals"
+        self.wake = self._prefix + "wake"
+        self.workers = self._prefix + "workers"
+        self.worker_records = self._prefix + "worker_records"
+
+    def job(self, job_id: str) -> str:
+        """The hash of one job."""
+        return f"{self._prefix}job:{job_id}"
+
+    def inbox(self, name: str) -> str:
+        """The stream in which one gateway learns that jobs have ended."""
+        return f"{self._prefix}inbox:{name}"
+
+    def declare(self, listing: Sequence[str]) -> tuple[list[str], list[str]]:
+        """From {id, inbox, ...}: the keys a script declares for these jobs, and its arguments {id, inbox key, ...}.
+
+        A job without an inbox ("") has the inbox key "".
+        """
+        ids = listing[::2]
+        inbox_keys = [self.inbox(name) if name else "" for name in listing[1::2]]
+        keys = [*(self.job(job_id) for job_id in ids), *sorted(set(inbox_keys) - {""})]
+        return keys, [value for pair in zip(ids, inbox_keys, strict=True) for value in pair]

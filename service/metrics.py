@@ -1,0 +1,217 @@
+"""Every metric, on a registry that is passed in. Labels are closed sets: never a prompt, a job id or a raw path.
+
+Who counts: a job's end is counted by the gateway that accepted it (`count_end`), pictures and batches by the worker,
+redeliveries by whichever process reaped. Surprising: with PROMETHEUS_MULTIPROC_DIR set before this module is
+imported, the numbers of all processes that share the folder come out of any one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from service.jobs import Cancelled, JobState, JobStatus
+from service.queue_types import QueueStats
+
+__all__ = ["CONTENT_TYPE", "Metrics", "WorkerGauges"]
+
+NAMESPACE = "emmdit"
+REQUEST_BUCKETS_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120)
+STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+OCCUPANCY_BUCKETS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
+BYTES_BUCKETS = tuple(2**power for power in range(10, 24))  # 1 KiB to 8 MiB
+
+HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+STATUS_OF_STATE = {
+    JobState.DONE: "success",
+    JobState.FAILED: "error",
+    JobState.CANCELLED: "cancelled",
+    JobState.EXPIRED: "expired",
+}
+
+
+class Metrics:
+    """Counters and histograms of gateway and worker. Each attribute is the metric of that name, less its unit."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry or CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series and say nothing that build_info does not
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace=NAMESPACE, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, namespace=NAMESPACE, registry=registry, buckets=buckets)
+
+        # HTTP
+        self.http_requests = counter(
+            "http_requests_total", "HTTP responses by route template.", "method", "route", "code"
+        )
+        self.http_request_duration = histogram(
+            "http_request_duration_seconds", "From the request's head to the response's end.", REQUEST_BUCKETS_S
+        )
+
+        # Requests for pictures
+        self.requests = counter(
+            "requests_total",
+            "Requests for pictures by outcome: success, error, cancelled, expired, rejected.",
+            "model",
+            "status",
+        )
+        self.request_duration = histogram(
+            "request_duration_seconds", "From a job's acceptance to its end.", REQUEST_BUCKETS_S
+        )
+        self.queue_wait = histogram(
+            "queue_wait_seconds", "From a job's acceptance to its start.", REQUEST_BUCKETS_S, "priority"
+        )
+        self.rejections = counter("rejections_total", "Requests for pictures refused at the door.", "reason")
+        self.redeliveries = counter("redeliveries_total", "Jobs put back into the queue because their worker was lost.")
+        self.cancellations = counter(
+            "cancellations_total", "Jobs cancelled, by where they were: queued or running.", "phase"
+        )
+
+        # Batches and stages
+        self.batch_size = histogram("batch_size", "Rows per batch.", BATCH_BUCKETS, "stage")
+        self.batch_occupancy = histogram(
+            "batch_occupancy_ratio", "Rows under way over the worker's rows, per step.", OCCUPANCY_BUCKETS
+        )
+        self.stage_duration = histogram(
+            "stage_duration_seconds",
+            "Time per batch and stage: text_encode, denoise, decode, png, store.",
+            STAGE_BUCKETS_S,
+            "stage",
+        )
+        self.denoise_step_duration = histogram(
+            "denoise_step_duration_seconds",
+            "Time of one denoising step of a whole batch.",
+            STAGE_BUCKETS_S,
+            "resolution",
+            "batch",
+        )
+        self.denoise_steps = counter("denoise_steps_total", "Denoising steps done, counted per picture.")
+        self.images = counter("images_total", "Pictures drawn and stored.", "model", "resolution")
+        self.image_bytes = histogram("image_bytes", "Size of the PNGs.", BYTES_BUCKETS)
+        self.cache_events = counter("cache_events_total", "Cache look-ups: hit or miss.", "cache", "result")
+
+        self._build_info = Gauge(
+            "build_info",
+            "Always 1; the labels say what runs.",
+            ("version", "python"),
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        self._build_info.labels(software_version(), platform.python_version()).set(1)
+
+    def count_http(self, method: str, route: str, code: int, duration_s: float) -> None:
+        """`route` is the template, "unmatched" where no route took the request."""
+        self.http_requests.labels(method if method in HTTP_METHODS else "other", route, str(code)).inc()
+        self.http_request_duration.observe(duration_s)
+
+    def count_rejection(self, model: str, reason: str) -> None:
+        """A request for pictures that never became a job. `reason` is an error code of ours."""
+        self.rejections.labels(reason).inc()
+        self.requests.labels(model, "rejected").inc()
+
+    def count_end(self, status: JobStatus) -> None:
+        """A job's one terminal state. Called once per job, by the gateway that accepted it."""
+        self.requests.labels(status.job.model, STATUS_OF_STATE[status.state]).inc()
+        if status.finished_at is not None:
+            self.request_duration.observe(max(0.0, status.finished_at - status.created_at))
+        if status.started_at is not None:
+            wait_s = max(0.0, status.started_at - status.created_at)
+            self.queue_wait.labels(status.job.priority.name.lower()).observe(wait_s)
+        if isinstance(status.result, Cancelled):
+            self.cancellations.labels(status.result.phase).inc()
+
+    def observe_step(self, resolution: str, num_rows: int, max_rows: int, duration_s: float) -> None:
+        """One denoising step of `num_rows` pictures in a worker of `max_rows`; `resolution` is "512x512"."""
+        self.batch_size.labels("denoise").observe(num_rows)
+        self.batch_occupancy.observe(num_rows / max_rows)
+        self.stage_duration.labels("denoise").observe(duration_s)
+        self.denoise_step_duration.labels(resolution, batch_label(num_rows)).observe(duration_s)
+        self.denoise_steps.inc(num_rows)
+
+    def render(self, queue: QueueStats | None = None) -> bytes:
+        """The exposition text. `queue` is asked of the server at scrape time; None leaves its gauges out."""
+        registry = self.registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        text = generate_latest(registry)
+        if queue is not None:
+            queue_registry = CollectorRegistry()
+            queue_registry.register(_QueueGauges(queue))
+            text += generate_latest(queue_registry)
+        return text
+
+
+class WorkerGauges:
+    """Gauges that only a worker has: a gateway that exported `worker_up 0` would raise false alarms.
+
+    Where processes share one page (`emmdit serve`), `up` counts the workers alive and the heartbeat is the oldest one.
+    The supervisor calls `prometheus_client.multiprocess.mark_process_dead(pid)` for a worker that died.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.up = Gauge(
+            "worker_up",
+            "1 while the worker has its model loaded and takes jobs.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.last_heartbeat = Gauge(
+            "worker_last_heartbeat_timestamp_seconds",
+            "When the worker last reached the queue, Unix time.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.device_memory = Gauge(
+            "device_memory_bytes",
+            "Memory of the device: total, reserved, allocated, peak.",
+            ("kind",),
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+
+class _QueueGauges(Collector):
+    """What autoscaling reads. Computed at scrape time, so that any gateway tells the same."""
+
+    def __init__(self, stats: QueueStats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats
+        for name, text, value in (
+            ("num_requests_waiting", "Jobs in the queue, retries included.", stats.num_waiting),
+            ("num_requests_running", "Jobs that a worker holds.", stats.num_running),
+            ("queue_capacity", "Jobs that may wait before requests are refused.", stats.capacity),
+            ("queue_oldest_age_seconds", "Age of the job that has waited longest.", stats.oldest_age_s),
+        ):
+            yield GaugeMetricFamily(f"{NAMESPACE}_{name}", text, value)
+
+
+def batch_label(num_rows: int) -> str:
+    """The batch bucket that `num_rows` falls into: a closed set of label values."""
+    return next((str(bound) for bound in BATCH_BUCKETS if num_rows <= bound), f"{BATCH_BUCKETS[-1]}+")
+
+
+def software_version() -> str:
+    """The installed package's version."""
+    try:
+        return version("emmdit")
+    except PackageNotFoundError:  # run from a source tree without installing
+        return "unknown"

@@ -1,0 +1,377 @@
+"""The queue of one model in Redis or Valkey: who waits, who runs, who ended and how. Sole importer of redis.
+
+Every move of a job is one Lua script (service/scripts), fenced by the attempt and timed by the server's clock alone.
+Scripts declare all their keys, so a script that cannot know its jobs beforehand comes in two: one that names them
+(peek, due) and one that looks again and acts (claim, reap).
+No redis exception leaves this file. No call waits for the server longer than two seconds, but for the two that are
+there to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+
+from service import queue_wire as wire
+from service.errors import ConfigurationError, EmmditError, JobNotFound, QueueFull, ServerOverloaded
+from service.jobs import Failed, Job, JobResult, JobStatus, decode_job, encode_result
+from service.keys import QueueKeys
+from service.queue_types import (
+    HeartbeatReply,
+    InboxEvent,
+    JobProgress,
+    QueueLimits,
+    QueueStats,
+    ReapReport,
+    Submitted,
+    WorkerInfo,
+    retry_after_s,
+)
+from service.scripts import load_scripts
+
+CALL_BUDGET_S = 2.0
+MAX_BLOCK_S = 5.0
+MAX_MEMORY_RATIO = 0.8
+SERVER_CHECK_S = 1.0
+SERVER_RETRY_AFTER_S = 2
+REAP_BATCH = 100
+MAX_ROUNDS = 5
+COMES_TOO_LATE = -2
+# How a server that is up says that it cannot take this work now.
+_PASSING_ERRORS = (
+    "OOM",
+    "LOADING",
+    "MISCONF",
+    "READONLY",
+    "BUSY",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+)
+
+
+class JobQueue:
+    """One model's queue. Made by `connect`; its methods may be called from many tasks of one event loop.
+
+    Every method raises ServerOverloaded (retry_after_s) while the server cannot be reached or refuses work. The
+    outcome of the call is then unknown, and the same call may safely be made again: `submit` is idempotent by job
+    id, everything about a running job by its attempt.
+    """
+
+    def __init__(self, commands: Redis, blocking: Redis, keys: QueueKeys, limits: QueueLimits) -> None:
+        self.limits = limits
+        # Typed Any: the library types most replies as unions of everything that any server ever sent.
+        self._commands: Any = commands
+        self._blocking: Any = blocking
+        self._keys = keys
+        self._scripts = load_scripts()
+        # What the server said of itself when last asked, and when on our monotonic clock that was.
+        self._memory_ratio = 0.0
+        self._server_time_s = 0.0
+        self._asked_at_s = float("-inf")
+
+    @classmethod
+    def connect(cls, url: str, *, model: str, limits: QueueLimits) -> Self:
+        """A queue on the server at `url` (redis://, rediss:// or unix://); connections are made when first needed.
+
+        Raises ConfigurationError for a URL or a model name that cannot be used.
+        """
+        options: dict[str, Any] = {
+            "decode_responses": True,
+            "protocol": 2,
+            "socket_connect_timeout": CALL_BUDGET_S / 2,
+            "retry": Retry(ConstantBackoff(0.05), 1),
+        }
+        try:
+            keys = QueueKeys(model)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        try:
+            commands = BlockingConnectionPool.from_url(
+                url, max_connections=32, timeout=CALL_BUDGET_S, socket_timeout=0.75 * CALL_BUDGET_S, **options
+            )
+            # The server ends a wait itself, well before the client gives the connection up.
+            blocking = ConnectionPool.from_url(url, socket_timeout=MAX_BLOCK_S + CALL_BUDGET_S, **options)
+        except ValueError:
+            # The library's words may hold a piece of the password.
+            message = "not a Redis URL: give redis://, rediss:// (TLS) or unix:// and an address"
+            raise ConfigurationError(message) from None
+        return cls(Redis.from_pool(commands), Redis.from_pool(blocking), keys, limits)
+
+    async def submit(self, job: Job) -> Submitted:
+        """Accept a job. Once this returns, the job reaches exactly one end, whatever happens to any process.
+
+        An id accepted before is left alone and reported as not new. Raises QueueFull (retry_after_s from the backlog
+        and the workers' measured rate), and ServerOverloaded also where the server is short of memory.
+        """
+        async with _translated(CALL_BUDGET_S):
+            valid_until_ms = await self._valid_until_ms()
+            if self._memory_ratio > MAX_MEMORY_RATIO:
+                raise ServerOverloaded("the queue's server is short of memory", retry_after_s=SERVER_RETRY_AFTER_S)
+            arguments = wire.submit_arguments(job, self.limits, valid_until_ms)
+            outcome, *details = await self._run("submit", [self._keys.job(job.id)], *arguments)
+            if outcome >= 0:
+                return Submitted(position=details[0], is_new=bool(outcome))
+            if outcome == COMES_TOO_LATE:
+                raise self._too_late()
+            rates = [worker.rate_cost_per_s for worker in await self._live_workers()]
+        raise QueueFull(
+            f"the queue is full: {details[0]} jobs wait and {self.limits.capacity} may",
+            retry_after_s=retry_after_s(wire.from_ticks(details[1]), rates),
+        )
+
+    # Pipelines here are no transactions: Redis refuses even reads within MULTI while it is over its memory limit.
+
+    async def status(self, job_id: str, owner: str) -> JobStatus:
+        """The job as it stands. Raises JobNotFound for an unknown id, an ended job past its time, another's job."""
+        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._keys.job(job_id))
+            pipe.zrank(self._keys.queue, job_id)
+            fields, rank = await pipe.execute()
+        if fields.get("owner") != owner:
+            raise _job_not_found(job_id)
+        return wire.decode_status(fields, rank)
+
+    async def cancel(self, job_id: str, owner: str) -> JobStatus:
+        """End a waiting job at once; ask a running one's worker, which learns it from its next heartbeat, to stop.
+
+        An ended job stays as it is. Raises JobNotFound as `status` does.
+        """
+        async with _translated(CALL_BUDGET_S):
+            keys, (_, inbox_key) = await self._declare(job_id)
+            ttl = wire.to_ms(self.limits.result_ttl_s)
+            fields = await self._run("cancel", keys, job_id, owner, wire.CANCELLED_QUEUED, inbox_key, ttl)
+        if not fields:
+            raise _job_not_found(job_id)
+        return wire.decode_status(dict(zip(fields[::2], fields[1::2], strict=True)), None)
+
+    async def claim(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> tuple[Job, ...]:
+        """Take jobs off the queue's head and lease them to the worker, `attempt` counted up.
+
+        Order: priority, then the tenants' virtual time, then first come first served. Jobs are taken while rows are
+        left, so the last one may have more pictures than that. A job that lost an attempt before is handed out only
+        to an idle worker and alone, holds the queue up until there is one, and the worker gets nothing else while it
+        runs. Jobs past their deadline end as expired on the way.
+        """
+        jobs: list[Job] = []
+        rows_left = max_rows
+        is_more_likely = True
+        while is_more_likely and len(jobs) < max_jobs and rows_left > 0:
+            try:
+                reply = await self._claim_once(worker_id, max_jobs - len(jobs), rows_left, is_idle and not jobs)
+            except ServerOverloaded:
+                if jobs:
+                    break
+                raise
+            is_more_likely = bool(reply[0])
+            for job_id, text, attempt in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
+                try:
+                    jobs.append(decode_job(text, attempt))
+                except ValueError as error:
+                    # Written by another version of this program: perhaps a worker of that version is about too.
+                    await self.retry(job_id, attempt, Failed("unreadable_job", f"no worker can read this job: {error}"))
+            rows_left = max_rows - sum(job.num_images for job in jobs)
+        return tuple(jobs)
+
+    async def wait_for_work(self, timeout_s: float) -> None:
+        """Return when a job may have come, or after `timeout_s` (5 s at most). One arrival wakes one waiter."""
+        wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
+        async with _translated(wait_s + CALL_BUDGET_S):
+            await self._blocking.blpop([self._keys.wake], timeout=wait_s)
+
+    async def heartbeat(self, worker: WorkerInfo, progress: Sequence[JobProgress]) -> HeartbeatReply:
+        """Say that the worker lives, how far its jobs are, and renew their leases; learn which of them to drop."""
+        keys = [self._keys.job(job.job_id) for job in progress]
+        async with _translated(CALL_BUDGET_S):
+            arguments = wire.heartbeat_arguments(worker, progress, self.limits)
+            cancelled, expired, lost = await self._run("heartbeat", keys, *arguments)
+        return HeartbeatReply(tuple(cancelled), tuple(expired), tuple(lost))
+
+    async def finish(self, job_id: str, attempt: int, result: JobResult) -> bool:
+        """End a running job with what this attempt made of it, and tell its inbox, once.
+
+        False if the attempt no longer counts: the job ended otherwise, or runs elsewhere by now.
+        """
+        return await self._end_attempt("finish", job_id, attempt, [str(result.state), encode_result(result)])
+
+    async def retry(self, job_id: str, attempt: int, failure: Failed) -> bool:
+        """Give a job back whose attempt failed: it waits for another, alone, or ends as `failure` after the last.
+
+        False if the attempt no longer counts.
+        """
+        limits = (self.limits.max_attempts, wire.to_ms(self.limits.retry_delay_s))
+        results = [encode_result(failure), wire.CANCELLED_RUNNING]
+        return await self._end_attempt("retry", job_id, attempt, results, limits)
+
+    async def release(self, job_id: str, attempt: int) -> bool:
+        """Give a job back unharmed, to the front of its class and with no attempt used up: this worker stops.
+
+        False if the attempt no longer counts.
+        """
+        return await self._end_attempt("release", job_id, attempt, [wire.CANCELLED_RUNNING])
+
+    async def reap(self) -> ReapReport:
+        """Put right what time has changed: leases and deadlines run out, retries due. Cheap when nothing has.
+
+        Every gateway and worker calls this about once a second; any number may do so at once.
+        """
+        report = ReapReport()
+        for _ in range(MAX_ROUNDS):
+            async with _translated(CALL_BUDGET_S):
+                due = await self._run("due", [], REAP_BATCH, wire.to_ms(self.limits.lease_s))
+                if not due:
+                    break
+                keys, jobs = self._keys.declare(due)
+                report += ReapReport(*await self._run("reap", keys, *wire.reap_arguments(self.limits), *jobs))
+            if len(due) < 2 * REAP_BATCH:
+                break
+        return report
+
+    async def stats(self) -> QueueStats:
+        """How much waits and runs, and how long the oldest has waited."""
+        keys = self._keys
+        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for key in (keys.waiting, keys.running, keys.delayed):
+                pipe.zcard(key)
+            pipe.zrange(keys.waiting, 0, 0, withscores=True)
+            pipe.hget(keys.totals, "waiting_cost")
+            reply = await pipe.execute()
+        return wire.decode_stats(*reply, capacity=self.limits.capacity)
+
+    async def workers(self) -> tuple[WorkerInfo, ...]:
+        """The workers heard of within the last `lease_s`, by id."""
+        async with _translated(CALL_BUDGET_S):
+            return await self._live_workers()
+
+    async def remove_worker(self, worker_id: str) -> None:
+        """Forget a worker that says goodbye. Its jobs, if any are left, come back when their leases end."""
+        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+            pipe.zrem(self._keys.workers, worker_id)
+            pipe.hdel(self._keys.worker_records, worker_id)
+            await pipe.execute()
+
+    async def read_inbox(self, inbox: str, after: str, timeout_s: float) -> tuple[InboxEvent, ...]:
+        """Jobs of this inbox that ended after the event `after` ("0" for all); waits `timeout_s` (5 s at most) for one.
+
+        The stream is bounded in length and time, so a reader that fell behind asks `status` for what it waits for.
+        """
+        wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
+        async with _translated(wait_s + CALL_BUDGET_S):
+            streams = {self._keys.inbox(inbox): after}
+            reply = await self._blocking.xread(streams, count=512, block=wire.to_ms(wait_s))
+        return tuple(InboxEvent(event, fields["job"]) for _, events in reply for event, fields in events)
+
+    async def ping(self) -> None:
+        """Return if the server answers."""
+        async with _translated(CALL_BUDGET_S):
+            await self._commands.ping()
+
+    async def server_memory_ratio(self) -> float:
+        """Share of the server's memory limit in use, 0 where it has no limit."""
+        async with _translated(CALL_BUDGET_S):
+            await self._ask_server()
+        return self._memory_ratio
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._commands.aclose()
+        await self._blocking.aclose()
+
+    async def _run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:  # noqa: ANN401  (Lua's reply)
+        script = self._scripts[name]
+        keys = (*self._keys.shared, *keys)
+        try:
+            return await self._commands.evalsha(script.sha1, len(keys), *keys, *arguments)
+        except exceptions.NoScriptError:
+            return await self._commands.eval(script.text, len(keys), *keys, *arguments)
+
+    async def _claim_once(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> list[Any]:
+        async with _translated(CALL_BUDGET_S):
+            # A few more than asked for, since some may turn out to be past their deadline.
+            head = await self._run("peek", [], max_jobs + 8)
+            if not head:
+                return [0]
+            keys, jobs = self._keys.declare(head)
+            until_ms = await self._valid_until_ms()
+            arguments = wire.claim_arguments(worker_id, max_jobs, max_rows, is_idle, self.limits, until_ms)
+            reply: list[Any] = await self._run("claim", keys, *arguments, *jobs)
+        if reply[0] == COMES_TOO_LATE:
+            raise self._too_late()
+        return reply
+
+    async def _end_attempt(
+        self, script: str, job_id: str, attempt: int, results: Sequence[str], limits: Sequence[int] = ()
+    ) -> bool:
+        async with _translated(CALL_BUDGET_S):
+            keys, (_, inbox_key) = await self._declare(job_id)
+            ttl = wire.to_ms(self.limits.result_ttl_s)
+            return bool(await self._run(script, keys, job_id, attempt, *results, inbox_key, ttl, *limits))
+
+    async def _declare(self, job_id: str) -> tuple[list[str], list[str]]:
+        """Keys and arguments of one job. A job's inbox never changes, so reading it first is safe."""
+        inbox = await self._commands.hget(self._keys.inboxes, job_id)
+        return self._keys.declare([job_id, inbox or ""])
+
+    async def _live_workers(self) -> tuple[WorkerInfo, ...]:
+        async with self._commands.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.zrange(self._keys.workers, 0, -1, withscores=True)
+            pipe.hgetall(self._keys.worker_records)
+            return wire.decode_workers(*await pipe.execute(), lease_s=self.limits.lease_s)
+
+    async def _ask_server(self) -> None:
+        asked_at_s = time.monotonic()
+        async with self._commands.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.info("memory")
+            now, memory = await pipe.execute()
+        self._memory_ratio = wire.memory_ratio(memory)
+        self._server_time_s, self._asked_at_s = wire.seconds(now), asked_at_s
+
+    async def _valid_until_ms(self) -> int:
+        """The server's time at which a call made now will have been given up.
+
+        A server that was frozen still carries out what piled up in its sockets. What is given up by then must not
+        happen: the client was told that its job is refused, and jobs would be handed to a worker that never hears.
+        """
+        if time.monotonic() - self._asked_at_s > SERVER_CHECK_S:
+            await self._ask_server()
+        return wire.to_ms(self._server_time_s + time.monotonic() - self._asked_at_s + CALL_BUDGET_S)
+
+    def _too_late(self) -> ServerOverloaded:
+        self._asked_at_s = float("-inf")  # perhaps the server's clock was set
+        return ServerOverloaded("the queue's server does not answer in time", retry_after_s=SERVER_RETRY_AFTER_S)
+
+
+@asynccontextmanager
+async def _translated(budget_s: float) -> AsyncIterator[None]:
+    """Bounds the block in time and turns what redis raises into the service's own errors."""
+    try:
+        async with asyncio.timeout(budget_s):
+            yield
+    except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
+        if isinstance(error.__cause__ or error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+            raise ConfigurationError("the queue's server refuses this user or password") from error
+        raise ServerOverloaded("the queue's server does not answer", retry_after_s=SERVER_RETRY_AFTER_S) from error
+    except exceptions.RedisError as error:
+        if isinstance(error, exceptions.NoPermissionError | exceptions.AuthenticationError):
+            raise ConfigurationError("the queue's server does not let this user do its work") from error
+        words = f"{error.status_code} {error}"
+        if any(word in words for word in _PASSING_ERRORS):
+            message = "the queue's server refuses work for now"
+            raise ServerOverloaded(message, retry_after_s=SERVER_RETRY_AFTER_S) from error
+        raise EmmditError(f"the queue's server reports an error: {error}") from error
+
+
+def _job_not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"there is no job {job_id[:64]!r}")

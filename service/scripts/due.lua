@@ -1,0 +1,32 @@
+-- Which jobs the reaper must look at, each with the name of its inbox; forgets workers that fell silent.
+-- ARGV: limit, worker_ttl. Returns {id, inbox, ...}.
+local limit = ARGV[1]
+local now = now_ms()
+
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - ARGV[2])) do
+  redis.call('ZREM', WORKERS, worker)
+  redis.call('HDEL', WORKER_RECORDS, worker)
+end
+
+local reply, is_listed = {}, {}
+local function list(ids)
+  for _, id in ipairs(ids) do
+    if not is_listed[id] and #reply < 2 * limit then
+      is_listed[id] = true
+      reply[#reply + 1] = id
+      reply[#reply + 1] = redis.call('HGET', INBOXES, id) or ''
+    end
+  end
+end
+
+list(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, limit))
+list(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', now, 'LIMIT', 0, limit))
+list(redis.call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, limit))
+-- What no script leaves behind, but a lost piece of the server's data could.
+list(redis.call('ZDIFF', 2, RUNNING, LEASES))
+list(redis.call('ZDIFF', 2, LEASES, RUNNING))
+if redis.call('ZCARD', WAITING) ~= redis.call('ZCARD', QUEUE) + redis.call('ZCARD', DELAYED) then
+  list(redis.call('ZDIFF', 3, WAITING, QUEUE, DELAYED))
+  list(redis.call('ZDIFF', 2, QUEUE, WAITING))
+end
+return reply

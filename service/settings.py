@@ -1,0 +1,214 @@
+"""Every knob of the service: one frozen class, read once from flags and `EMMDIT_*` variables.
+
+Surprising: an unknown `EMMDIT_*` variable is an error, so that a misspelt limit is noticed at start-up and not in
+production. `docs/settings.md` is written by `settings_page()`: run `python -m service.settings > docs/settings.md`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import ConfigurationError
+from service.queue_types import QueueLimits
+
+ENV_PREFIX = "EMMDIT_"
+MetadataMode = Literal["minimal", "full", "none"]
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Frozen. Lengths of time are seconds, sizes are bytes, as the names say."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    model: str = Field("demo", min_length=1, description="Name of a known model, or the folder of a bundle.")
+    models_dir: Path = Field(Path("~/.cache/emmdit/models"), description="Where fetched bundles lie.")
+    data_dir: Path = Field(
+        Path("~/.local/share/emmdit"), description="Where the embedded server's files and the finished pictures lie."
+    )
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address the gateway listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
+    allow_remote_without_keys: bool = Field(
+        False, description="Let everybody who can reach the port draw pictures. Needed to listen beyond loopback."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="redis://, rediss:// or unix:// address. Unset: `emmdit serve` starts a server of its own."
+    )
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    num_threads: int = Field(0, ge=0, description="Threads a CPU worker computes with; 0 leaves it to torch.")
+    max_batch_rows: int = Field(8, ge=1, le=1024, description="Pictures under way at once in one worker.")
+
+    queue_capacity: int = Field(256, ge=1, description="Jobs that may wait; beyond it requests get 429.")
+    max_images: int = Field(10, ge=1, le=100, description="Pictures per request.")
+    max_prompt_chars: int = Field(2000, ge=1, description="Characters per prompt.")
+    max_body_bytes: int = Field(1024**2, ge=1024, description="Bytes per request body.")
+    body_timeout_s: Seconds = Field(10.0, gt=0, description="How long a client may take to send a request's body.")
+
+    default_timeout_s: Seconds = Field(300.0, gt=0, description="Deadline of a request that names none.")
+    max_timeout_s: Seconds = Field(3600.0, gt=0, description="Longest deadline that a request may name.")
+    result_ttl_s: Seconds = Field(3600.0, gt=0, description="How long finished jobs and their pictures are kept.")
+    no_worker_grace_s: Seconds = Field(
+        60.0, ge=0, description="How long requests are still accepted after the last worker was seen alive."
+    )
+    drain_delay_s: Seconds = Field(
+        0.0, ge=0, description="On SIGTERM: how long the gateway says that it is not ready before it stops accepting."
+    )
+    drain_timeout_s: Seconds = Field(30.0, ge=0, description="On SIGTERM: how long work under way may take to finish.")
+
+    lease_s: Seconds = Field(15.0, gt=0, description="A worker silent for so long loses its jobs.")
+    heartbeat_s: Seconds = Field(1.0, gt=0, description="How often a worker renews its leases and reports progress.")
+    stall_limit_s: Seconds = Field(
+        300.0, gt=0, description="A worker whose steps stand still for so long no longer renews its leases."
+    )
+    max_attempts: int = Field(3, ge=1, description="Times a job is tried before it fails for good.")
+    retry_delay_s: Seconds = Field(1.0, ge=0, description="Pause before a job is tried again.")
+
+    metadata: MetadataMode = Field(
+        "minimal",
+        description="PNG text chunks. minimal: software, model, seed, steps, guidance, size; full: prompts too; none.",
+    )
+    png_compress_level: int = Field(6, ge=0, le=9, description="zlib level of the PNGs: 0 is fast, 9 is small.")
+
+    worker_metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port for the metrics of a worker that runs apart from a gateway; 0: none."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("models_dir", "data_dir")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("the address must begin with redis://, rediss:// or unix://")
+        return url
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.default_timeout_s > self.max_timeout_s:
+            raise ValueError(f"default_timeout_s ({self.default_timeout_s:g}) exceeds max_timeout_s")
+        if self.heartbeat_s * 3 > self.lease_s:
+            raise ValueError(
+                f"heartbeat_s ({self.heartbeat_s:g}) must fit three times into lease_s ({self.lease_s:g}), "
+                "or one lost heartbeat would cost a lease"
+            )
+        return self
+
+    def queue_limits(self) -> QueueLimits:
+        """What the queue promises under these settings."""
+        return QueueLimits(
+            capacity=self.queue_capacity,
+            lease_s=self.lease_s,
+            max_attempts=self.max_attempts,
+            retry_delay_s=self.retry_delay_s,
+            result_ttl_s=self.result_ttl_s,
+        )
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """The `EMMDIT_*` variables that give a child process these settings, secrets included."""
+    variables: dict[str, str] = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        if value is not None:
+            variables[_variable(name)] = str(value)
+    return variables
+
+
+def load_settings(**flags: object) -> Settings:
+    """Settings from flags, then `EMMDIT_*` variables, then defaults; a flag that is None counts as not given.
+
+    Raises ConfigurationError naming the flag or variable, its value and what is allowed.
+    """
+    _refuse_unknown_variables(os.environ)
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_sentence(item, given) for item in error.errors())) from None
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {_variable(name) for name in Settings.model_fields}
+    for name in sorted(environ):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            if "_PORT_" in name or "_SERVICE_" in name:  # Kubernetes writes these for a Service called "emmdit"
+                hint = "; Kubernetes set it for a Service of that name: set enableServiceLinks: false on the pod"
+            raise ConfigurationError(f"unknown environment variable {name}{hint}")
+
+
+def _sentence(item: ErrorDetails, given: Mapping[str, object]) -> str:
+    """One pydantic complaint as one sentence. The value of a secret is never shown."""
+    if not item["loc"]:
+        return str(item["msg"]).removeprefix("Value error, ")
+    name = str(item["loc"][0])
+    if name not in Settings.model_fields:
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else "")
+    source = name if name in given else _variable(name)
+    value = given[name] if name in given else os.environ.get(source, "")
+    shown = "its value" if Settings.model_fields[name].annotation == SecretStr | None else repr(value)[:80]
+    return f"{source}: {shown} is not allowed: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _variable(name: str) -> str:
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+def settings_page() -> str:
+    """The Markdown text of docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "Written by `python -m service.settings`; a test keeps it up to date.",
+        "",
+        "Each is an environment variable and, where `emmdit ... --help` lists it, a flag; a flag wins. Unknown",
+        "`EMMDIT_*` variables are refused at start-up. In Kubernetes set `enableServiceLinks: false`: for a Service",
+        "called `emmdit` it would otherwise set `EMMDIT_PORT` to an address.",
+        "",
+        "| variable | default | values | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, info in Settings.model_fields.items():
+        default = "unset" if info.default is None else f"`{str(info.default).replace('False', 'false')}`"
+        meaning = str(info.description).replace("|", "\\|")
+        lines.append(f"| `{_variable(name)}` | {default} | {_values(info)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(info: FieldInfo) -> str:
+    if get_origin(info.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(info.annotation))
+    names: dict[object, str] = {int: "integer", float: "number", bool: "`true`, `false`", Path: "path"}
+    bounds = []
+    for rule in info.metadata:
+        for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            if (bound := getattr(rule, attribute, None)) is not None:
+                bounds.append(f"{sign} {bound:g}")
+    return " ".join([names.get(info.annotation, "text"), ", ".join(bounds)]).strip()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_page())

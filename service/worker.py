@@ -1,0 +1,382 @@
+"""The worker: claim -> admit -> step -> decode -> complete, over and over, with a batch that refills between steps.
+
+The event loop talks to Redis, one thread owns the engine, a small pool makes PNGs and stores them: neither a
+heartbeat nor a picture's compression waits for the other. Surprising: a job that a worker holds may have pictures
+that wait for free rows; and a failed batch sends all its jobs back, to be retried alone (RELIABILITY, rule 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engine import Engine
+from service.blobs import BlobStore, blob_key
+from service.errors import EmmditError, ServerOverloaded
+from service.job_run import JobRow, JobRun
+from service.jobs import Cancelled, Expired, Failed, ImageRef, JobResult
+from service.metrics import Metrics, WorkerGauges
+from service.png import encode_png, png_text
+from service.queue import JobQueue
+from service.queue_types import WorkerInfo
+from service.scheduler import Row, next_batch, smoothed_rate
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EXIT_STALLED = 70  # EX_SOFTWARE: the device hangs; whoever supervises us starts a new process
+OUTAGE_PAUSE_S = 0.25
+REAP_INTERVAL_S = 1.0
+T = TypeVar("T")
+
+
+def _exit_now() -> NoReturn:
+    os._exit(EXIT_STALLED)  # a hung device never gives its thread back, so no orderly exit can
+
+
+class Worker:
+    """One engine serving one model's queue. `run` returns after `stop` once nothing is under way."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        settings: Settings,
+        queue: JobQueue,
+        blobs: BlobStore,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        on_stall: Callable[[], None] = _exit_now,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._blobs = blobs
+        self._engine = engine
+        self._metrics = metrics
+        self._gauges = WorkerGauges(metrics.registry)
+        self._on_stall = on_stall
+        self._id = worker_id
+        self._started_at = time.time()
+        self._runs: dict[str, JobRun] = {}
+        self._rows: list[JobRow] = []
+        self._num_forwards = 0
+        self._rate = 0.0
+        self._cache_counts = (0, 0)
+        self._last_progress_s = time.monotonic()
+        self._last_heartbeat_s = time.monotonic()
+        self._drain_deadline_s: float | None = None
+        self._engine_thread = ThreadPoolExecutor(1, "engine")
+        self._png_threads = ThreadPoolExecutor(2, "png")
+        self._completions: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Drain: claim nothing more, finish what fits into drain_timeout_s, give the rest back. Called once or more."""
+        if self._drain_deadline_s is None:
+            self._drain_deadline_s = time.monotonic() + self._settings.drain_timeout_s
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        self._last_heartbeat_s = time.monotonic()
+        self._gauges.up.set(1)
+        background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping)]
+        try:
+            await self._draw()
+            if self._completions:
+                await asyncio.wait(self._completions, timeout=self._settings.drain_timeout_s)
+            await self._release_rest()
+        finally:
+            self._gauges.up.set(0)
+            for task in [*background, *self._completions]:
+                task.cancel()
+            await asyncio.gather(*background, *self._completions, return_exceptions=True)
+            self._engine_thread.shutdown(wait=False, cancel_futures=True)
+            self._png_threads.shutdown(wait=False, cancel_futures=True)
+            await self._unless_overloaded(self._queue.remove_worker(self._id))
+
+    async def _draw(self) -> None:
+        while not self._is_drained():
+            await self._claim()
+            started_s = time.monotonic()
+            await self._admit()
+            cost = await self._step()
+            await self._decode_finished()
+            if cost:
+                self._rate = smoothed_rate(self._rate, cost, time.monotonic() - started_s)
+            else:
+                await self._wait_for_work()
+
+    def _is_drained(self) -> bool:
+        if self._drain_deadline_s is None:
+            return False
+        return not self._runs or time.monotonic() > self._drain_deadline_s
+
+    # -- claim and admit
+
+    async def _claim(self) -> None:
+        """Take as many jobs as there are free rows, never more: a prefetched job would wait here for no reason."""
+        num_free = self._settings.max_batch_rows - len(self._rows) - sum(run.num_waiting for run in self._runs.values())
+        if num_free <= 0 or self._drain_deadline_s is not None:
+            return
+        try:
+            jobs = await self._queue.claim(self._id, num_free, num_free, is_idle=not self._runs)
+        except ServerOverloaded as error:
+            await self._pause(error)
+            return
+        now_s = time.monotonic()
+        if jobs and not self._runs:
+            self._last_progress_s = now_s  # the stall watch counts from the first job, not from the idle time before
+        for job in jobs:
+            logger.info("job %s claimed: attempt %d, %d picture(s)", job.id, job.attempt, job.num_images)
+            self._runs[job.id] = JobRun(job, now_s)
+
+    async def _wait_for_work(self) -> None:
+        """Sleep until there may be something to do: a job arrives, or a completion frees its run."""
+        if self._completions:
+            await asyncio.wait(self._completions, timeout=OUTAGE_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
+        elif not self._runs and self._drain_deadline_s is None:
+            try:
+                await self._queue.wait_for_work(self._settings.heartbeat_s)
+            except ServerOverloaded as error:
+                await self._pause(error)
+
+    async def _admit(self) -> None:
+        """Begin waiting pictures, in the order their jobs were claimed, while there are free rows."""
+        num_free = self._settings.max_batch_rows - len(self._rows)
+        admitted: list[tuple[JobRun, int]] = []
+        for run in self._runs.values():
+            while run.num_waiting and len(admitted) < num_free:
+                admitted.append((run, run.num_begun))
+                run.num_begun += 1
+        if not admitted:
+            return
+        started_s = time.perf_counter()
+        wanted = [run.job.params_of_image(index) for run, index in admitted]
+        samples = await self._on_engine([run for run, _ in admitted], lambda: self._engine.begin(wanted))
+        if samples is None:
+            return
+        self._metrics.stage_duration.labels("text_encode").observe(time.perf_counter() - started_s)
+        self._metrics.batch_size.labels("text_encode").observe(len(admitted))
+        self._count_cache_events()
+        for (run, index), sample in zip(admitted, samples, strict=True):
+            run.prompt, run.unknown_words = sample.prompt, sample.unknown_words
+            if not run.is_dropped:
+                self._rows.append(JobRow(run, index, sample, self._num_forwards))
+
+    def _count_cache_events(self) -> None:
+        counts = self._engine.cache_counts
+        for result, now, before in zip(("hit", "miss"), counts, self._cache_counts, strict=True):
+            self._metrics.cache_events.labels("text", result).inc(now - before)
+        self._cache_counts = counts
+
+    # -- step and decode
+
+    async def _step(self) -> float:
+        """One forward for one size's rows. Returns its work in megapixel-steps, 0 where there was nothing to do."""
+        chosen = next_batch([Row(i, row.size, row.last_step_at) for i, row in enumerate(self._rows)])
+        if not chosen:
+            return 0.0
+        batch = [self._rows[index] for index in chosen]
+        self._num_forwards += 1
+        started_s = time.perf_counter()
+        samples = [row.sample for row in batch]
+        if await self._on_engine([row.run for row in batch], lambda: self._step_samples(samples)) is None:
+            return 0.0
+        width, height = batch[0].size
+        duration_s = time.perf_counter() - started_s
+        self._metrics.observe_step(f"{width}x{height}", len(batch), self._settings.max_batch_rows, duration_s)
+        for row in batch:
+            row.last_step_at = self._num_forwards
+            row.run.num_steps_done += 1
+        return len(batch) * width * height / 1e6
+
+    def _step_samples(self, samples: Sequence[object]) -> bool:
+        self._engine.step(samples)  # type: ignore[arg-type]
+        return True
+
+    async def _decode_finished(self) -> None:
+        """Turn finished rows into pixels, and hand them to the PNG threads without waiting for those."""
+        finished = [row for row in self._rows if row.sample.is_finished]
+        self._rows = [row for row in self._rows if not row.sample.is_finished]
+        for size in dict.fromkeys(row.size for row in finished):
+            batch = [row for row in finished if row.size == size]
+            started_s = time.perf_counter()
+            samples = [row.sample for row in batch]
+            pictures = await self._on_engine(
+                [row.run for row in batch], lambda samples=samples: self._engine.decode(samples, self._note_progress)
+            )
+            if pictures is None:
+                continue
+            self._metrics.stage_duration.labels("decode").observe(time.perf_counter() - started_s)
+            self._metrics.batch_size.labels("decode").observe(len(batch))
+            for row, pixels in zip(batch, pictures, strict=True):
+                if not row.run.is_dropped:
+                    self._start_completion(row, pixels)
+
+    async def _on_engine(self, runs: Sequence[JobRun], work: Callable[[], T]) -> T | None:
+        """Run `work` on the engine's thread. If it fails, give its jobs back and return None."""
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._engine_thread, work)
+        except Exception as error:
+            logger.exception("drawing failed for jobs %s", ", ".join(dict.fromkeys(run.job.id for run in runs)))
+            await self._give_back(runs, Failed("generation_failed", f"drawing failed ({type(error).__name__})"))
+            return None
+        self._note_progress()
+        return result
+
+    def _note_progress(self) -> None:
+        self._last_progress_s = time.monotonic()
+
+    # -- complete
+
+    def _start_completion(self, row: JobRow, pixels: NDArray[np.uint8]) -> None:
+        task = asyncio.create_task(self._complete(row, pixels))
+        self._completions.add(task)
+        task.add_done_callback(self._completions.discard)
+
+    async def _complete(self, row: JobRow, pixels: NDArray[np.uint8]) -> None:
+        run = row.run
+        try:
+            image = await asyncio.get_running_loop().run_in_executor(self._png_threads, self._store, row, pixels)
+        except (OSError, ValueError, EmmditError) as error:
+            logger.exception("job %s: picture %d could not be stored", run.job.id, row.index)
+            await self._give_back([run], Failed("storage_failed", f"the picture could not be stored ({error})"))
+            return
+        run.images[row.index] = image
+        width, height = row.size
+        self._metrics.images.labels(run.job.model, f"{width}x{height}").inc()
+        self._metrics.image_bytes.observe(image.num_bytes)
+        if run.is_complete and not run.is_dropped:
+            await self._finish(run, run.result(self._engine.card.version, time.monotonic()))
+
+    def _store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
+        job, settings = row.run.job, self._settings
+        started_s = time.perf_counter()
+        text = png_text(
+            row.sample.params,
+            model=job.model,
+            model_version=self._engine.card.version,
+            prompt=row.sample.prompt,
+            mode=settings.metadata,
+        )
+        png = encode_png(pixels, text, compress_level=settings.png_compress_level)
+        encoded_s = time.perf_counter()
+        self._metrics.stage_duration.labels("png").observe(encoded_s - started_s)
+        key = blob_key(job.id, job.attempt, row.index)
+        self._blobs.put(key, png)
+        self._metrics.stage_duration.labels("store").observe(time.perf_counter() - encoded_s)
+        return ImageRef(key, row.sample.params.seed, len(png), hashlib.sha256(png).hexdigest())
+
+    async def _finish(self, run: JobRun, result: JobResult) -> None:
+        """Write a job's end. Through an outage, keep trying: the attempt's number keeps a late finish harmless."""
+        self._drop(run)
+        give_up_at_s = time.monotonic() + 2 * self._settings.lease_s
+        while time.monotonic() < give_up_at_s:
+            try:
+                is_accepted = await self._queue.finish(run.job.id, run.job.attempt, result)
+            except ServerOverloaded:
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+                continue
+            logger.info("job %s %s%s", run.job.id, result.state, "" if is_accepted else " (refused: not ours any more)")
+            return
+        logger.error("job %s: its end could not be written; it will be drawn again", run.job.id)
+
+    async def _give_back(self, runs: Sequence[JobRun], failure: Failed) -> None:
+        for run in dict.fromkeys(runs):
+            if not run.is_dropped:
+                self._drop(run)
+                await self._unless_overloaded(self._queue.retry(run.job.id, run.job.attempt, failure))
+
+    def _drop(self, run: JobRun) -> None:
+        """Forget a run: its rows leave the batch before the next step."""
+        run.is_dropped = True
+        self._runs.pop(run.job.id, None)
+        self._rows = [row for row in self._rows if row.run is not run]
+
+    async def _release_rest(self) -> None:
+        for run in list(self._runs.values()):
+            self._drop(run)
+            logger.info("job %s given back: this worker stops", run.job.id)
+            await self._unless_overloaded(self._queue.release(run.job.id, run.job.attempt))
+
+    # -- heartbeats
+
+    async def _heartbeats(self) -> None:
+        while True:
+            await self._heartbeat()
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+    async def _heartbeat(self) -> None:
+        """Renew leases while steps advance, report progress, learn which jobs to stop."""
+        now_s = time.monotonic()
+        is_stalled = bool(self._runs) and now_s - self._last_progress_s > self._settings.stall_limit_s
+        if is_stalled:
+            logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", self._settings.stall_limit_s)
+            self._on_stall()
+        try:
+            progress = [run.progress(is_renewed=not is_stalled) for run in self._runs.values()]
+            reply = await self._queue.heartbeat(self._info(), progress)
+        except ServerOverloaded as error:
+            logger.warning("no heartbeat: %s", error.message)
+            if now_s - self._last_heartbeat_s > self._settings.lease_s and self._runs:
+                logger.error("cut off for longer than the lease: %d job(s) are somebody else's now", len(self._runs))
+                for run in list(self._runs.values()):
+                    self._drop(run)
+            return
+        self._last_heartbeat_s = now_s
+        self._gauges.last_heartbeat.set_to_current_time()
+        for kind, num_bytes in self._engine.memory_bytes().items():
+            self._gauges.device_memory.labels(kind).set(num_bytes)
+        endings: list[tuple[tuple[str, ...], JobResult | None]] = [
+            (reply.cancelled, Cancelled("running")),
+            (reply.expired, Expired("running")),
+            (reply.lost, None),
+        ]
+        for job_ids, ending in endings:
+            for job_id in job_ids:
+                if (run := self._runs.get(job_id)) is None:
+                    continue
+                if ending is None:
+                    logger.warning("job %s is not ours any more", job_id)
+                    self._drop(run)
+                else:
+                    await self._finish(run, ending)
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            id=self._id,
+            model=self._engine.card.name,
+            version=self._engine.card.version,
+            device=str(self._engine.device),
+            max_rows=self._settings.max_batch_rows,
+            num_rows=len(self._rows),
+            started_at=self._started_at,
+            rate_cost_per_s=self._rate,
+        )
+
+    async def _reaping(self) -> None:
+        while True:
+            report = await self._unless_overloaded(self._queue.reap())
+            if report is not None and report.requeued:
+                self._metrics.redeliveries.inc(report.requeued)
+            await asyncio.sleep(REAP_INTERVAL_S)
+
+    async def _unless_overloaded(self, call: Callable[..., T] | object) -> T | None:
+        """Await a queue call whose failure the reaper puts right: during an outage it is logged and left."""
+        try:
+            return await call  # type: ignore[misc]
+        except ServerOverloaded as error:
+            logger.warning("queue unreachable: %s", error.message)
+            return None
+
+    async def _pause(self, error: ServerOverloaded) -> None:
+        logger.warning("queue unreachable: %s", error.message)
+        await asyncio.sleep(OUTAGE_PAUSE_S)

@@ -1,0 +1,213 @@
+"""A real gateway on loopback, around a real queue, with a worker that paints plain colours instead of thinking."""
+
+import asyncio
+import hashlib
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from model.config import ModelCard
+from service.blobs import DirectoryBlobs, blob_key
+from service.errors import ServerOverloaded
+from service.gateway.app import create_app
+from service.gateway.server import GatewayServer, bind
+from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job
+from service.metrics import Metrics
+from service.png import encode_png, png_text
+from service.queue import JobQueue
+from service.queue_types import JobProgress, QueueLimits, WorkerInfo
+from service.settings import Settings
+
+BEAT_S = 0.02
+
+
+def card_named(name):
+    return ModelCard(
+        name=name,
+        description="paints plain colours",
+        sizes=("64x64", "32x48"),
+        default_steps=4,
+        default_guidance=2.5,
+        max_steps=50,
+        max_guidance=10.0,
+        version="v1",
+        license="none",
+        vocabulary=("red", "apple"),
+        example_prompts=("a red apple",),
+    )
+
+
+def paint(params):
+    """The picture of a recipe: one colour, from its seed, its steps and its prompt."""
+    digest = hashlib.sha256(f"{params.seed} {params.num_inference_steps} {params.prompt}".encode()).digest()
+    return np.full((params.height, params.width, 3), list(digest[:3]), dtype=np.uint8)
+
+
+@dataclass
+class PaintingWorker:
+    """Claims through the real queue. `is_holding` keeps jobs under way, `failure` is what they end with instead."""
+
+    queue: JobQueue
+    blobs: DirectoryBlobs
+    model: str
+    is_claiming: bool = True
+    is_holding: bool = False
+    failure: Failed | None = None
+    warnings: tuple[str, ...] = ()
+    seen: list[Job] = field(default_factory=list)
+    held: dict[str, Job] = field(default_factory=dict)
+
+    async def run(self):
+        while True:
+            try:
+                await self._beat()
+            except ServerOverloaded:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(BEAT_S)
+
+    async def _beat(self):
+        info = WorkerInfo("painter", self.model, "v1", "cpu", 8, len(self.held), time.time(), 10.0)
+        steps = [JobProgress(job.id, job.attempt, 1, 4 * job.num_images) for job in self.held.values()]
+        reply = await self.queue.heartbeat(info, steps)
+        for job_id in reply.cancelled:
+            await self._end(self.held[job_id], Cancelled("running"))
+        for job_id in reply.expired:
+            await self._end(self.held[job_id], Expired("running"))
+        for job_id in reply.lost:
+            self.held.pop(job_id, None)
+        if self.is_claiming:
+            for job in await self.queue.claim("painter", 8, 8, not self.held):
+                self.seen.append(job)
+                self.held[job.id] = job
+        if not self.is_holding:
+            for job in list(self.held.values()):
+                await self._end(job, self.failure or self._draw(job))
+
+    def _draw(self, job):
+        images = []
+        for index in range(job.num_images):
+            params = job.params_of_image(index)
+            text = png_text(params, model=job.model, model_version="v1", prompt=params.prompt, mode="minimal")
+            png = encode_png(paint(params), text)
+            key = blob_key(job.id, job.attempt, index)
+            self.blobs.put(key, png)
+            images.append(ImageRef(key, params.seed, len(png), hashlib.sha256(png).hexdigest()))
+        return Done(tuple(images), job.params.prompt.strip(), "v1", 0.012, self.warnings)
+
+    async def _end(self, job, result):
+        await self.queue.finish(job.id, job.attempt, result)
+        self.held.pop(job.id, None)
+
+
+@dataclass
+class Harness:
+    """What a test holds in its hands. `call` runs a coroutine in the gateway's loop."""
+
+    base_url: str
+    client: httpx.Client
+    loop: asyncio.AbstractEventLoop
+    server: GatewayServer
+    queue: JobQueue
+    blobs: DirectoryBlobs
+    worker: PaintingWorker
+    metrics: Metrics
+    gateway: object
+
+    def call(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+
+    def generate(self, body=None, headers=None, **fields):
+        return self.client.post("/v1/generate", json={"prompt": "a red apple"} | (body or {}) | fields, headers=headers)
+
+    def submit(self, **fields):
+        """An asynchronous job's id."""
+        response = self.generate(headers={"Prefer": "respond-async"}, **fields)
+        assert response.status_code == 202, response.text
+        return response.json()["id"]
+
+    def job(self, job_id):
+        return self.client.get(f"/v1/jobs/{job_id}").json()
+
+    def wait_for_state(self, job_id, state):
+        wait_until(lambda: self.job(job_id)["state"] == state)
+        return self.job(job_id)
+
+    def stats(self):
+        return self.call(self.queue.stats())
+
+    def value(self, name, **labels):
+        return self.metrics.registry.get_sample_value(f"emmdit_{name}", labels) or 0.0
+
+
+def wait_until(condition, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.01)
+
+
+@contextmanager
+def running_gateway(url, folder, name, *, has_worker=True, **options):
+    """Everything in one thread of this process; ends with nothing left running."""
+    settings = Settings(**({"data_dir": folder, "port": 0, "drain_timeout_s": 1.0} | options))
+    started = threading.Event()
+    parts = {}
+    errors = []
+
+    async def serve():
+        limits = QueueLimits(settings.queue_capacity, settings.lease_s, result_ttl_s=settings.result_ttl_s)
+        queue = JobQueue.connect(url, model=name, limits=limits)
+        blobs = DirectoryBlobs(folder / "images")
+        metrics = Metrics()
+        app = create_app(settings, queue, blobs, metrics, card_named(name))
+        server = GatewayServer(app, settings)
+        worker = PaintingWorker(queue, blobs, name)
+        with bind(settings.host, settings.port) as listener:
+            parts.update(
+                base_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
+                loop=asyncio.get_running_loop(),
+                server=server,
+                queue=queue,
+                blobs=blobs,
+                worker=worker,
+                metrics=metrics,
+                gateway=app.state.gateway,
+            )
+            painting = asyncio.create_task(worker.run()) if has_worker else None
+            started.set()
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                if painting:
+                    painting.cancel()
+                    await asyncio.gather(painting, return_exceptions=True)
+                await queue.close()
+
+    def run():
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            errors.append(error)
+            started.set()
+
+    thread = threading.Thread(target=run, name="gateway")
+    thread.start()
+    try:
+        assert started.wait(10)
+        assert not errors, errors
+        with httpx.Client(base_url=parts["base_url"], timeout=20) as client:
+            harness = Harness(client=client, **parts)
+            wait_until(lambda: client.get("/livez").status_code == 200)
+            if has_worker:
+                wait_until(lambda: client.get("/readyz").status_code == 200)
+            yield harness
+    finally:
+        if "server" in parts and thread.is_alive():
+            parts["loop"].call_soon_threadsafe(parts["server"].stop)
+        thread.join(20)
+        assert not thread.is_alive(), "the gateway did not stop"
+    assert not errors, errors

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from model.engine import Engine, choose_device, choose_dtype
+from model.params import GenerationParams
+from tests.support.tiny_bundle import write_tiny_bundle
+
+# Alone or in company, a picture is the same to one level of 255: batched float32 products add in another order.
+MAX_LEVEL_DIFFERENCE = 1
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("tiny"), sizes=("64x64", "96x64"), pos_embed_max_size=16)
+    return Engine.load(bundle, "cpu")
+
+
+def recipe(prompt="a red apple", *, steps=3, guidance=2.0, seed=1, size=(64, 64)):
+    return GenerationParams(prompt, *size, num_inference_steps=steps, guidance_scale=guidance, seed=seed)
+
+
+def draw(engine, *recipes):
+    samples = engine.begin(recipes)
+    while active := [sample for sample in samples if not sample.is_finished]:
+        engine.step(active)
+    return engine.decode(samples)
+
+
+def level_difference(one, other):
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def test_a_seed_draws_the_same_picture_alone_and_in_company(engine):
+    mine = recipe(seed=7)
+    company = [recipe("a blue car", steps=5, guidance=0.0, seed=8), recipe("", steps=1, guidance=7.5, seed=9)]
+    alone = draw(engine, mine)[0]
+    together = draw(engine, company[0], mine, company[1])[1]
+    assert level_difference(alone, together) <= MAX_LEVEL_DIFFERENCE
+
+
+def test_a_picture_that_joins_a_batch_in_mid_flight_is_the_same_picture(engine):
+    mine, other = recipe(seed=7, steps=4), recipe("a blue car", seed=8, steps=6, guidance=0.0)
+    alone = draw(engine, mine)[0]
+    first = engine.begin([other])
+    engine.step(first)
+    engine.step(first)
+    late = engine.begin([mine])
+    while active := [sample for sample in (*first, *late) if not sample.is_finished]:
+        engine.step(active)
+    assert level_difference(alone, engine.decode(late)[0]) <= MAX_LEVEL_DIFFERENCE
+
+
+def test_another_seed_prompt_or_guidance_draws_another_picture(engine):
+    base = draw(engine, recipe())[0]
+    for changed in (recipe(seed=2), recipe("a blue car"), recipe(guidance=6.0), recipe(steps=2)):
+        assert level_difference(base, draw(engine, changed)[0]) > MAX_LEVEL_DIFFERENCE
+
+
+def test_rows_keep_their_own_step_counts(engine):
+    short, long = engine.begin([recipe(steps=1), recipe(steps=3)])
+    engine.step([short, long])
+    assert short.is_finished
+    assert not long.is_finished
+    assert (short.step, long.step, long.num_steps) == (1, 1, 3)
+
+
+def test_pictures_have_the_size_that_was_asked_for(engine):
+    (picture,) = draw(engine, recipe(size=(96, 64)))
+    assert picture.shape == (64, 96, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_guidance_of_one_or_less_takes_a_single_forward_row(engine):
+    free, guided = engine.begin([recipe(guidance=1.0), recipe(guidance=1.5)])
+    assert free.negative_embedding is None
+    assert guided.negative_embedding is not None
+
+
+def test_prompts_of_one_batch_are_encoded_once_each(engine):
+    before = engine.cache_counts
+    engine.begin([recipe("a green clock", seed=seed, guidance=0.0) for seed in range(3)])
+    hits, misses = (now - then for now, then in zip(engine.cache_counts, before, strict=True))
+    assert (hits, misses) == (0, 1)
+
+
+def test_more_pictures_than_one_decoder_call_takes_come_back_in_order(engine):
+    recipes = [recipe(seed=seed, steps=1) for seed in range(6)]
+    calls = []
+    samples = engine.begin(recipes)
+    engine.step(samples)
+    together = engine.decode(samples, lambda: calls.append(1))
+    assert len(calls) == 2
+    for one, picture in zip(recipes, together, strict=True):
+        assert level_difference(draw(engine, one)[0], picture) <= MAX_LEVEL_DIFFERENCE
+
+
+def test_a_sample_that_is_not_finite_is_an_error_and_never_a_picture(engine):
+    samples = engine.begin([recipe(steps=1)])
+    engine.step(samples)
+    samples[0].latents = samples[0].latents * torch.nan
+    with pytest.raises(ArithmeticError, match="not finite"):
+        engine.decode(samples)
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is():
+    with pytest.raises(ValueError, match=r"'cuda:9' is not there.*sees 0 GPU"):
+        choose_device("cuda:9")
+
+
+def test_number_formats_follow_the_device():
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype("float16", torch.device("cpu")) == torch.float16

@@ -1,0 +1,234 @@
+"""Any sequence of calls, losses and passed times, on a real server, against what must hold whatever happens.
+
+Time is moved by hand: a lease or a deadline "passes" by being set into the past on the server.
+"""
+
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from redis.asyncio import Redis
+
+from service.errors import QueueFull
+from service.jobs import Cancelled, Failed, JobState, Priority
+from service.queue import JobQueue
+from service.queue_types import JobProgress, QueueLimits
+from tests.support.server import (
+    DONE,
+    MODEL,
+    PREFIX,
+    count_events,
+    let_deadline_pass,
+    let_lease_end,
+    make_job,
+    make_worker,
+)
+
+MAX_ATTEMPTS = 2
+FAILED = Failed("generation_failed", "not a number")
+RESULTS = st.sampled_from([DONE, FAILED, Cancelled("running")])
+WORKERS = st.sampled_from(["w1", "w2"])
+# Of waiting jobs, running jobs, or all there were: which one is meant.
+PICK = st.integers(min_value=0, max_value=10)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    url = ""
+    attempts = Bundle("attempts")
+
+    def __init__(self):
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.queue = JobQueue.connect(
+            self.url, model=MODEL, limits=QueueLimits(capacity=4, max_attempts=MAX_ATTEMPTS, retry_delay_s=3600)
+        )
+        self.raw = Redis.from_url(self.url, decode_responses=True)
+        self.accepted = {}
+        self.ended = {}
+
+    def run(self, call):
+        return self.runner.run(call)
+
+    @initialize()
+    def empty_the_server(self):
+        self.run(self.raw.flushall())
+
+    def pick(self, pick):
+        return list(self.accepted)[pick % len(self.accepted)] if self.accepted else "0" * 32
+
+    @rule(
+        owner=st.sampled_from(["ada", "bob"]),
+        priority=st.sampled_from(list(Priority)),
+        num_images=st.integers(1, 3),
+        inbox=st.sampled_from(["gateway-1", "gateway-1", ""]),
+    )
+    def submit(self, owner, priority, num_images, inbox):
+        job = make_job(owner, priority=priority, num_images=num_images, inbox=inbox)
+        num_waiting = self.run(self.queue.stats()).num_waiting
+        try:
+            submitted = self.run(self.queue.submit(job))
+        except QueueFull:
+            assert num_waiting == 4
+        else:
+            assert num_waiting < 4
+            assert submitted.is_new
+            self.accepted[job.id] = job
+
+    @rule(pick=PICK)
+    def submit_again(self, pick):
+        if job := self.accepted.get(self.pick(pick)):
+            assert not self.run(self.queue.submit(job)).is_new
+
+    @rule(
+        target=attempts, worker=WORKERS, max_jobs=st.integers(1, 3), max_rows=st.integers(1, 4), is_idle=st.booleans()
+    )
+    def claim(self, worker, max_jobs, max_rows, is_idle):
+        claimed = self.run(self.queue.claim(worker, max_jobs, max_rows, is_idle))
+        assert len(claimed) <= max_jobs
+        assert sum(job.num_images for job in claimed[:-1]) < max_rows
+        failures = [int(self.run(self.raw.hget(PREFIX + "job:" + job.id, "failures"))) for job in claimed]
+        assert not any(failures) or (is_idle and len(claimed) == 1), "a retried job runs alone"
+        return [(job.id, job.attempt) for job in claimed]
+
+    def counts(self, job_id, attempt):
+        """Whether this attempt is the one that runs."""
+        state, current = self.run(self.raw.hmget(PREFIX + "job:" + job_id, "state", "attempt"))
+        return state == "running" and current == str(attempt)
+
+    @rule(attempts=attempts, result=RESULTS)
+    def finish(self, attempts, result):
+        for job_id, attempt in attempts:
+            counts = self.counts(job_id, attempt)
+            accepted = self.run(self.queue.finish(job_id, attempt, result))
+            assert accepted or not counts
+            if counts:
+                assert self.run(self.queue.status(job_id, self.accepted[job_id].owner)).result == result
+
+    @rule(attempts=attempts)
+    def retry(self, attempts):
+        for job_id, attempt in attempts:
+            counts = self.counts(job_id, attempt)
+            assert self.run(self.queue.retry(job_id, attempt, FAILED)) or not counts
+
+    @rule(attempts=attempts)
+    def release(self, attempts):
+        for job_id, attempt in attempts:
+            counts = self.counts(job_id, attempt)
+            assert self.run(self.queue.release(job_id, attempt)) or not counts
+
+    @rule(attempts=attempts, worker=WORKERS)
+    def heartbeat(self, attempts, worker):
+        progress = [JobProgress(job_id, attempt, 3, 20) for job_id, attempt in attempts]
+        counts = {job_id for job_id, attempt in attempts if self.counts(job_id, attempt)}
+        reply = self.run(self.queue.heartbeat(make_worker(worker), progress))
+        assert not counts & set(reply.lost)
+
+    @rule(pick=PICK)
+    def cancel(self, pick):
+        job_id = self.pick(pick)
+        if job_id in self.accepted:
+            before = self.run(self.queue.status(job_id, self.accepted[job_id].owner))
+            after = self.run(self.queue.cancel(job_id, self.accepted[job_id].owner))
+            if before.state is JobState.QUEUED:
+                assert after.result == Cancelled("queued")
+            else:
+                assert after.state is before.state
+
+    @rule()
+    def reap(self):
+        self.run(self.queue.reap())
+
+    @rule(attempts=attempts)
+    def lose_the_worker(self, attempts):
+        for job_id, attempt in attempts:
+            if self.counts(job_id, attempt):
+                self.run(let_lease_end(self.raw, job_id))
+
+    @rule(pick=PICK)
+    def miss_the_deadline(self, pick):
+        job_id = self.pick(pick)
+        if job_id in self.accepted and job_id not in self.ended:
+            self.run(let_deadline_pass(self.raw, job_id))
+
+    @rule()
+    def sit_out_the_delays(self):
+        for job_id in self.run(self.raw.zrange(PREFIX + "delayed", 0, -1)):
+            self.run(self.raw.zadd(PREFIX + "delayed", {job_id: 1}))
+
+    @rule()
+    def forget_the_scripts(self):
+        self.run(self.raw.script_flush())
+
+    @invariant()
+    def every_job_is_in_one_place_and_ends_once(self):
+        self.run(self.check())
+
+    async def check(self):
+        async with self.raw.pipeline(transaction=True) as pipe:
+            for name in ("queue", "delayed", "waiting", "running", "leases", "deadlines"):
+                pipe.zrange(PREFIX + name, 0, -1)
+            pipe.hgetall(PREFIX + "totals")
+            pipe.zcard(PREFIX + "tenant_jobs")
+            for job_id in self.accepted:
+                pipe.hgetall(PREFIX + "job:" + job_id)
+            *sets, totals, num_tenant_jobs = (replies := await pipe.execute())[:8]
+        queued, delayed, waiting, running, leases, deadlines = map(set, sets)
+        jobs = dict(zip(self.accepted, replies[8:], strict=True))
+        events = await count_events(self.raw)
+
+        in_state = {state: {i for i, job in jobs.items() if job["state"] == state} for state in JobState}
+        assert not queued & delayed
+        assert queued | delayed == waiting == in_state["queued"]  # I6
+        assert running == leases == in_state["running"]  # I6
+        assert deadlines == waiting | running
+        for job_id, job in jobs.items():
+            has_ended = JobState(job["state"]).is_terminal
+            has_inbox = bool(self.accepted[job_id].inbox)
+            assert events.get(job_id, 0) == int(has_ended and has_inbox)  # I4
+            assert int(job["failures"]) <= MAX_ATTEMPTS  # I5
+            if has_ended:
+                outcome = (job["state"], job["result"])
+                assert self.ended.setdefault(job_id, outcome) == outcome  # I1: one end, for good
+        assert int(totals.get("waiting_cost", 0)) == sum(int(jobs[job_id]["cost"]) for job_id in waiting)
+        assert num_tenant_jobs == sum(jobs[job_id]["attempt"] == "0" for job_id in queued)
+
+    def teardown(self):
+        try:
+            self.run(self.bring_to_an_end())
+        finally:
+            self.run(self.queue.close())
+            self.run(self.raw.aclose())
+            self.runner.close()
+
+    async def bring_to_an_end(self):
+        """I1: whatever state it was left in, every accepted job ends once somebody works and reaps."""
+        for job_id in await self.raw.zrange(PREFIX + "leases", 0, -1):
+            await let_lease_end(self.raw, job_id)
+        for _ in range(len(self.accepted) + 2):
+            await self.queue.reap()
+            for job_id in await self.raw.zrange(PREFIX + "delayed", 0, -1):
+                await self.raw.zadd(PREFIX + "delayed", {job_id: 1})
+            await self.queue.reap()
+            for job in await self.queue.claim("last", 9, 9, True):
+                assert await self.queue.finish(job.id, job.attempt, DONE)
+        await self.check()
+        assert set(self.ended) == set(self.accepted)
+
+
+@pytest.mark.parametrize("num_examples", [15, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_whatever_is_called_in_whatever_order_every_job_is_in_one_place_and_ends_once(redis_url, num_examples):
+    class Machine(QueueMachine):
+        url = redis_url
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=num_examples,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=num_examples < 100,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

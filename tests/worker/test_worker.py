@@ -1,0 +1,227 @@
+"""The worker against a real server and a real (tiny) engine; only the process around it is missing."""
+
+import asyncio
+import io
+from contextlib import asynccontextmanager
+
+import pytest
+from PIL import Image
+from prometheus_client import CollectorRegistry
+
+from model.engine import Engine
+from model.params import seed_of_image
+from service.blobs import DirectoryBlobs
+from service.jobs import Cancelled, Done, Failed, JobState
+from service.metrics import Metrics
+from service.settings import Settings
+from service.worker import Worker
+from tests.support.server import MODEL, count_events, eventually, let_lease_end, make_job
+from tests.support.tiny_bundle import write_tiny_bundle
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("tiny"), name=MODEL, vocabulary=("a", "red", "apple"))
+    return Engine.load(bundle, "cpu")
+
+
+class Bench:
+    """One worker under test, with everything around it in reach."""
+
+    def __init__(self, queue, engine, tmp_path, **settings):
+        self.queue = queue
+        self.blobs = DirectoryBlobs(tmp_path / "images")
+        self.registry = CollectorRegistry()
+        values = {"heartbeat_s": 0.05, "max_batch_rows": 4, "drain_timeout_s": 10.0, **settings}
+        self.stalls = []
+        self.worker = Worker(
+            "w1",
+            Settings(**values),
+            queue,
+            self.blobs,
+            engine,
+            Metrics(self.registry),
+            on_stall=lambda: self.stalls.append(1),
+        )
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.worker.run())
+        try:
+            yield self
+        finally:
+            self.worker.stop()
+            await asyncio.wait_for(task, 30)
+
+    async def ended(self, job):
+        async def status():
+            found = await self.queue.status(job.id, job.owner)
+            return found if found.state.is_terminal else None
+
+        return await eventually(status, timeout_s=30)
+
+    def pictures(self, result):
+        return [Image.open(io.BytesIO(self.blobs.get(image.blob, image.sha256))) for image in result.images]
+
+    def sample(self, name, **labels):
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+def tiny_job(**changes):
+    return make_job(size=64, **{"steps": 3, **changes})
+
+
+async def test_a_job_comes_back_as_the_pictures_it_asked_for(queue, engine, tmp_path, raw):
+    job = tiny_job(num_images=3)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await queue.submit(job)
+        status = await bench.ended(job)
+    assert isinstance(status.result, Done)
+    assert [image.seed for image in status.result.images] == [seed_of_image(7, index) for index in range(3)]
+    pictures = bench.pictures(status.result)
+    assert [picture.size for picture in pictures] == [(64, 64)] * 3
+    assert pictures[0].text["Seed"] == "7"
+    assert "Prompt" not in pictures[0].text
+    assert (status.step, status.num_steps) == (9, 9)
+    assert await count_events(raw) == {job.id: 1}
+
+
+async def test_many_jobs_with_mixed_steps_and_guidance_fill_the_batch(queue, engine, tmp_path):
+    jobs = [tiny_job(steps=2 + index % 4, prompt=f"apple {index}") for index in range(16)]
+    for job in jobs:
+        await queue.submit(job)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        for job in jobs:
+            assert (await bench.ended(job)).state is JobState.DONE
+    full = bench.sample("emmdit_batch_size_count", stage="denoise") - bench.sample(
+        "emmdit_batch_size_bucket", stage="denoise", le="2.0"
+    )
+    assert full >= 0.7 * bench.sample("emmdit_batch_size_count", stage="denoise")
+    assert bench.sample("emmdit_images_total", model=MODEL, resolution="64x64") == 16
+    assert bench.sample("emmdit_denoise_steps_total") == sum(job.params.num_inference_steps for job in jobs)
+
+
+async def test_a_short_job_behind_a_long_one_leaves_first(queue, engine, tmp_path):
+    long, short = tiny_job(steps=300), tiny_job(steps=2)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await queue.submit(long)
+        await eventually(lambda: _is_running(queue, long))
+        await queue.submit(short)
+        await bench.ended(short)
+        assert (await queue.status(long.id, long.owner)).state is JobState.RUNNING
+        await queue.cancel(long.id, long.owner)
+        await bench.ended(long)
+
+
+async def test_words_the_model_does_not_know_come_back_as_a_warning(queue, engine, tmp_path):
+    job = tiny_job(prompt="a red dragon")
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await queue.submit(job)
+        status = await bench.ended(job)
+    (warning,) = status.result.warnings
+    assert '"dragon"' in warning
+    assert "apple" not in warning
+
+
+async def test_a_running_job_is_cancelled_between_two_steps(queue, engine, tmp_path, raw):
+    job = tiny_job(steps=900)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await queue.submit(job)
+        await eventually(lambda: _is_running(queue, job))
+        await queue.cancel(job.id, job.owner)
+        status = await bench.ended(job)
+    assert status.result == Cancelled("running")
+    assert status.step < status.num_steps
+    assert await count_events(raw) == {job.id: 1}
+
+
+async def test_a_poisonous_job_fails_alone_and_its_neighbours_are_done(queue, engine, tmp_path):
+    poison, neighbours = tiny_job(prompt="poison"), [tiny_job() for _ in range(3)]
+    for job in (*neighbours, poison):
+        await queue.submit(job)
+    async with Bench(queue, _Poisoned(engine), tmp_path).running() as bench:
+        failed = await bench.ended(poison)
+        done = [await bench.ended(job) for job in neighbours]
+    assert failed.result == Failed("generation_failed", "drawing failed (RuntimeError)")
+    assert [status.state for status in done] == [JobState.DONE] * 3
+
+
+async def test_a_worker_that_lost_its_lease_drops_the_job_and_another_attempt_wins(queue, engine, tmp_path, raw):
+    job = tiny_job(steps=60)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await queue.submit(job)
+        await eventually(lambda: _is_running(queue, job))
+        await let_lease_end(raw, job.id)
+        await queue.reap()
+        status = await bench.ended(job)
+    assert status.state is JobState.DONE
+    assert status.job.attempt >= 2
+    assert await count_events(raw) == {job.id: 1}
+
+
+async def test_stopping_finishes_what_fits_and_gives_the_rest_back_unharmed(queue, engine, tmp_path):
+    job = tiny_job(steps=1000, num_images=4)
+    async with Bench(queue, engine, tmp_path, drain_timeout_s=0.3).running():
+        await queue.submit(job)
+        await eventually(lambda: _is_running(queue, job))
+    assert (await queue.status(job.id, job.owner)).state is JobState.QUEUED
+    assert await queue.workers() == ()
+
+
+async def test_stopping_waits_for_a_job_that_is_nearly_done(queue, engine, tmp_path):
+    job = tiny_job(steps=40)
+    async with Bench(queue, engine, tmp_path).running():
+        await queue.submit(job)
+        await eventually(lambda: _is_running(queue, job))
+    assert (await queue.status(job.id, job.owner)).state is JobState.DONE
+
+
+async def test_a_device_that_hangs_is_noticed_and_its_leases_are_let_go(queue, engine, tmp_path):
+    job = tiny_job()
+    hanging = _Hanging(engine)
+    bench = Bench(queue, hanging, tmp_path, stall_limit_s=0.3)
+    async with bench.running():
+        await queue.submit(job)
+
+        async def has_stalled():
+            return bench.stalls
+
+        await eventually(has_stalled)
+        hanging.release.set()
+
+
+async def _is_running(queue, job):
+    return (await queue.status(job.id, job.owner)).state is JobState.RUNNING
+
+
+class _Wrapped:
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+class _Poisoned(_Wrapped):
+    """Breaks every batch that holds a certain prompt, as a device fault would."""
+
+    def step(self, samples):
+        if any(sample.prompt == "poison" for sample in samples):
+            raise RuntimeError("device-side assert")
+        self._engine.step(samples)
+
+
+class _Hanging(_Wrapped):
+    """A device that does not answer until it is let go."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        import threading
+
+        self.release = threading.Event()
+
+    def step(self, samples):
+        self.release.wait(20)
+        self._engine.step(samples)
