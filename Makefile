@@ -16,7 +16,7 @@ BASE_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint type train constraints clean
+.PHONY: help run test lint type bench train constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -40,11 +40,14 @@ lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, YAML, shell
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/compose-lint check --fail-on low docker-compose.yml
-	@$(BIN)/yamllint --strict docker-compose.yml deploy
+	@$(BIN)/yamllint --strict .compose-lint.yml .yamllint.yml docker-compose.yml deploy
 	@$(BIN)/shellcheck .ci/run
 
 type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy
+
+bench: $(HAS_RUN) ## 64 prompts at once against the service that is running; prints latency and batch sizes
+	@$(BIN)/python benchmarks/concurrent.py $(ARGS)
 
 # Each step keeps what it makes in runs/, and one that was stopped goes on from there.
 train: $(HAS_DEV) ## train the demo model from nothing (hours) and write it to runs/demo

@@ -45,10 +45,12 @@ class ModelConfig:
 
     @property
     def hidden_size(self) -> int:
+        """d: heads x channels per head."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
     def num_image_tokens(self) -> int:
+        """n: one token per latent pixel."""
         return self.sample_size**2
 
     @property
@@ -68,6 +70,7 @@ class ModelConfig:
         return cls(**merged)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest; `from_dict` reads them back."""
         values = asdict(self)
         values["stages"] = list(self.stages)
         return values

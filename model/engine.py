@@ -41,10 +41,12 @@ class Sample:
 
     @property
     def num_steps(self) -> int:
+        """Steps from noise to picture."""
         return len(self.sigmas) - 1
 
     @property
     def is_finished(self) -> bool:
+        """Whether only the decoder is left."""
         return self.step >= self.num_steps
 
 

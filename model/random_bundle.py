@@ -26,6 +26,7 @@ from model.adapters import PROJECTIONS
 from model.bundle import Bundle, write_bundle
 from model.catalog import VARIANTS
 from model.config import ModelCard, ModelConfig
+from model.errors import UnknownModel
 from model.tensor_file import TensorInfo, write_tensors
 from model.transformer import position_table
 from model.weights import expected_tensors
@@ -106,7 +107,10 @@ def make_random_bundle(
     """Write a stand-in for the published model `name` into `folder`.
 
     `is_small` shrinks text encoder and autoencoder (for CI); the transformer keeps the published size either way.
+    Raises UnknownModel for a name that nobody published.
     """
+    if name not in VARIANTS:
+        raise UnknownModel(f"{name!r} is not a published model; those are {', '.join(VARIANTS)}")
     variant = VARIANTS[name]
     card = replace(
         variant.card,
@@ -300,7 +304,8 @@ def _write(
     """Stream `value(name, shape, unit noise)` of every tensor; the noise depends on seed and name alone."""
 
     def make(name: str, info: TensorInfo) -> NDArray[np.uint8]:
-        generator = torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+        # Mixed into 32 bits: the CPU generator ignores the upper half of a longer seed.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         random = torch.randn(info.shape, generator=generator)
         tensor = value(name, info.shape, random).to(_TORCH_DTYPES[info.dtype])
         data: NDArray[np.uint8] = tensor.contiguous().flatten().view(torch.uint8).numpy()

@@ -7,6 +7,7 @@ are padded on the right with the end-of-text token, and the encoder, unlike the 
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import warnings
@@ -118,6 +119,8 @@ class TextEncoder:
         for path in sorted(folder.glob("*.safetensors")):
             read_header(path)
         try:
+            if (kind := json.loads((folder / "config.json").read_text("utf-8")).get("model_type")) != "llama":
+                raise ValueError(f"config.json describes a model of type {kind!r}; only llama is served")
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
             with _without_progress_bar():
                 body, found = HeadlessLlama.from_pretrained(
@@ -128,7 +131,7 @@ class TextEncoder:
                     trust_remote_code=False,
                     output_loading_info=True,
                 )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except Exception as error:  # what a wrong folder makes transformers raise is not documented, and varies
             raise TextEncoderError(f"{folder}: text encoder or tokenizer can't be loaded: {error}") from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if names := sorted(str(name) for name in found[problem]):

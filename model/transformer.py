@@ -9,6 +9,8 @@ added twice (Position Reinforcement).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -68,19 +70,26 @@ class EMMDiT(nn.Module):
         image = self.pos_embed.proj(latents).flatten(2).transpose(1, 2) + positions  # (b, n, d)
         text = self.context_embedder(text)  # (b, t, d)
 
-        for block in self.block_groups[0]:
-            image, text = block(image, text, modulation)
+        image, text = self._run_stage(0, image, text, modulation)
         skip = image
-        image = self.tokencompressor[0][0](image, height, width)  # (b, m, d)
-        for block in self.block_groups[1]:
-            image, text = block(image, text, modulation)
-        image = self.tokenreconstructor[0][0](image, skip, height, width)  # (b, n, d)
+        image = _first(self.tokencompressor)(image, height, width)  # (b, m, d)
+        image, text = self._run_stage(1, image, text, modulation)
+        image = _first(self.tokenreconstructor)(image, skip, height, width)  # (b, n, d)
         image = image + positions  # Position Reinforcement (section 3.2)
-        for block in self.block_groups[2]:
-            image, text = block(image, text, modulation)
+        image, text = self._run_stage(2, image, text, modulation)
 
-        velocity = self.proj_out(self.norm_out(image))  # (b, n, c)
-        return velocity.transpose(1, 2).unflatten(2, (height, width))
+        velocity: Tensor = self.proj_out(self.norm_out(image)).transpose(1, 2)  # (b, c, n)
+        return velocity.reshape(*velocity.shape[:2], height, width)
+
+    def _run_stage(self, stage: int, image: Tensor, text: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        for block in cast(Iterable[JointBlock], self.block_groups[stage]):
+            image, text = block(image, text, modulation)
+        return image, text
+
+
+def _first(groups: nn.ModuleList) -> nn.Module:
+    """The one module inside a published group of groups."""
+    return cast(nn.ModuleList, groups[0])[0]
 
 
 class PatchEmbedding(nn.Module):
@@ -126,24 +135,28 @@ class SharedModulation(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.emb = nn.ModuleDict(
-            {
-                "timestep_embedder": nn.ModuleDict(
-                    {
-                        "linear_1": nn.Linear(TIMESTEP_CHANNELS, hidden_size),
-                        "linear_2": nn.Linear(hidden_size, hidden_size),
-                    }
-                )
-            }
-        )
+        self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedder(hidden_size)})
         self.linear = nn.Linear(hidden_size, 6 * hidden_size)
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """(b,) timesteps in 0..1000 -> (b, 6, d) in `dtype`."""
-        embedder = self.emb["timestep_embedder"]
-        sinusoid = timestep_sinusoid(timestep).to(dtype)
-        hidden = embedder["linear_2"](F.silu(embedder["linear_1"](sinusoid)))
-        return self.linear(F.silu(hidden)).unflatten(1, (6, -1))
+        embedded = self.emb["timestep_embedder"](timestep_sinusoid(timestep).to(dtype))
+        modulation: Tensor = self.linear(F.silu(embedded)).unflatten(1, (6, -1))
+        return modulation
+
+
+class TimestepEmbedder(nn.Module):
+    """(b, 256) sinusoid -> (b, d), by two linear layers with SiLU between."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(TIMESTEP_CHANNELS, hidden_size)
+        self.linear_2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, sinusoid: Tensor) -> Tensor:
+        """See the class."""
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(sinusoid)))
+        return embedded
 
 
 def timestep_sinusoid(timestep: Tensor) -> Tensor:
@@ -317,10 +330,11 @@ class FeedForward(nn.Module):
     def __init__(self, d: int, ratio: int) -> None:
         super().__init__()
         # Index 1 is the published file's (parameterless) dropout.
-        self.net = nn.ModuleDict({"0": nn.ModuleDict({"proj": nn.Linear(d, ratio * d)}), "2": nn.Linear(ratio * d, d)})
+        widen, narrow = nn.ModuleDict({"proj": nn.Linear(d, ratio * d)}), nn.Linear(ratio * d, d)
+        self.net = nn.ModuleDict({"0": widen, "2": narrow})
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, tokens, d) -> the same shape."""
-        widened = F.gelu(self.net["0"]["proj"](x), approximate="tanh")
+        widened = F.gelu(cast(nn.ModuleDict, self.net["0"])["proj"](x), approximate="tanh")
         out: Tensor = self.net["2"](widened)
         return out

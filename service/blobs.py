@@ -19,6 +19,7 @@ from typing import Protocol
 
 from service.errors import BlobCorrupt, JobNotReady, ServerOverloaded
 
+BLOBS_FOLDER = "images"  # below data_dir; gateways and workers of one machine agree on it
 DISK_RETRY_AFTER_S = 10
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)

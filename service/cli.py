@@ -135,8 +135,7 @@ def _load_engine(settings: Settings, bundle: object) -> Engine:
 
 
 async def _work(settings: Settings, queue: JobQueue, engine: Engine, metrics: Metrics) -> None:
-    from service.blobs import DirectoryBlobs
-    from service.gateway.server import BLOBS_FOLDER
+    from service.blobs import BLOBS_FOLDER, DirectoryBlobs
     from service.worker import Worker
 
     worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"

@@ -37,9 +37,7 @@ def fetch(
     """Download a published model at a pinned commit, and write its bundle.json."""
     from model.hub import fetch_model
 
-    fetch_model(
-        name, load_settings().models_dir, revision=revision, text_encoder=text_encoder, report=typer.echo
-    )
+    fetch_model(name, load_settings().models_dir, revision=revision, text_encoder=text_encoder, report=typer.echo)
 
 
 @models_app.command()

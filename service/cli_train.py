@@ -1,4 +1,7 @@
-"""`emmdit train`: the emoji world, its autoencoder, its denoiser, and the bundle they make. Ctrl-C saves; again resumes."""
+"""`emmdit train`: the emoji world, its autoencoder, its denoiser, and the bundle they make.
+
+Ctrl-C saves a checkpoint; the same command goes on from it.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +46,14 @@ def autoencoder(
     dataset: DatasetOption = Path("runs/world"),
     out: OutOption = Path("runs/autoencoder"),
     minutes: MinutesOption = 15.0,
-    freeze_encoder: Annotated[bool, typer.Option(help="Improve the decoder alone: latents stay valid.")] = False,
+    keep_encoder: Annotated[
+        Path | None, typer.Option(help="A finished autoencoder: train only a new decoder, so that latents stay valid.")
+    ] = None,
 ) -> None:
     """Train the small DC-AE."""
     from model.training.autoencoder_trainer import AutoencoderTrainConfig, train_autoencoder
 
-    config = AutoencoderTrainConfig(dataset, out, max_minutes=minutes, is_encoder_frozen=freeze_encoder)
+    config = AutoencoderTrainConfig(dataset, out, max_minutes=minutes, frozen_encoder=keep_encoder)
     train_autoencoder(config, report=_report, should_stop=_stop_on_signal())
 
 
@@ -72,12 +77,13 @@ def denoiser(
     minutes: MinutesOption = 60.0,
     objects: ObjectsOption = "",
     batch_size: Annotated[int, typer.Option(help="Scenes per step.")] = 64,
+    compile: Annotated[bool, typer.Option(help="Compile the network: minutes at the start, faster on a GPU.")] = False,
 ) -> None:
     """Train E-MMDiT and its text encoder together. Continues from the checkpoint in --out if there is one."""
     from model.training.denoiser_trainer import DenoiserTrainConfig, train_denoiser
 
     config = DenoiserTrainConfig(
-        dataset, latents, out, objects=_names(objects), max_minutes=minutes, batch_size=batch_size
+        dataset, latents, out, objects=_names(objects), max_minutes=minutes, batch_size=batch_size, is_compiled=compile
     )
     train_denoiser(config, report=_report, should_stop=_stop_on_signal())
 

@@ -45,44 +45,66 @@ class InvalidValue(EmmditError):
 
 
 class UnknownModel(EmmditError):
+    """No such model here."""
+
     code = "model_not_found"
 
 
 class JobNotFound(EmmditError):
+    """No such job, or another owner's: the two are not told apart."""
+
     code = "job_not_found"
 
 
 class JobNotReady(EmmditError):
+    """The job has no picture to give, yet or any more."""
+
     code = "job_not_ready"
 
 
 class QueueFull(EmmditError):
+    """The bounded queue has no room."""
+
     code = "rate_limit_exceeded"
 
 
 class ServerOverloaded(EmmditError):
+    """Redis or the disk refuses work for now."""
+
     code = "server_is_overloaded"
 
 
 class NoWorker(EmmditError):
+    """Nobody alive serves the model."""
+
     code = "no_worker"
 
 
 class DeadlineExceeded(EmmditError):
+    """The job's time ran out."""
+
     code = "deadline_exceeded"
 
 
 class JobFailed(EmmditError):
+    """The worker gave the job up."""
+
     code = "generation_failed"
 
 
 class JobWasCancelled(EmmditError):
+    """Somebody cancelled the job."""
+
     code = "cancelled"
 
 
 class BlobCorrupt(EmmditError):
+    """A stored picture fails its checksum."""
+
     code = "image_corrupt"
 
 
 class ConfigurationError(EmmditError):
+    """The operator asked for something impossible."""
+
     code = "configuration_error"

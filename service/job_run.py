@@ -30,6 +30,7 @@ class JobRun:
 
     @property
     def is_complete(self) -> bool:
+        """Whether every picture is stored."""
         return len(self.images) == self.job.num_images
 
     def progress(self, is_renewed: bool) -> JobProgress:
@@ -61,4 +62,5 @@ class JobRow:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
         return (self.sample.params.width, self.sample.params.height)

@@ -18,6 +18,8 @@ CODEC_VERSION = 1
 
 
 class JobState(StrEnum):
+    """Where a job is; the last four are ends."""
+
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
@@ -27,6 +29,7 @@ class JobState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the job has ended, for good."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -61,6 +64,7 @@ class Job:
         return self.params.cost * self.num_images
 
     def params_of_image(self, index: int) -> GenerationParams:
+        """Recipe of the index-th picture."""
         return GenerationParams(**(asdict(self.params) | {"seed": seed_of_image(self.params.seed, index)}))
 
 
@@ -155,6 +159,7 @@ def decode_job(text: str, attempt: int = 0) -> Job:
 
 
 def encode_result(result: JobResult) -> str:
+    """The result as JSON."""
     return json.dumps(asdict(result) | {"v": CODEC_VERSION}, separators=(",", ":"), ensure_ascii=False)
 
 

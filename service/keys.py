@@ -11,20 +11,20 @@ from collections.abc import Sequence
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _SHARED = (
-    "queue",
-    "waiting",
-    "delayed",
-    "running",
-    "leases",
-    "deadlines",
-    "inboxes",
-    "finish_tags",
-    "tenant_jobs",
-    "totals",
-    "wake",
-    "alone",
-    "workers",
-    "worker_records",
+    "queue",  # zset: jobs that may run now, by priority class and the tenant's virtual time
+    "waiting",  # zset: every accepted job that does not run, by the time it was accepted: the bounded depth
+    "delayed",  # zset: the waiting jobs in a retry's delay, by the time it ends
+    "running",  # zset: jobs on a worker, by the time they started
+    "leases",  # zset: the same jobs, by the time until which their worker may stay silent
+    "deadlines",  # zset: every job that has not ended, by its deadline
+    "inboxes",  # hash: job -> name of the inbox that is told of its end
+    "finish_tags",  # zset: tenants of a priority class that have been charged, by where their next job starts
+    "tenant_jobs",  # zset: waiting jobs never handed out, in the order of each tenant's start tags
+    "totals",  # hash: waiting_cost, and virtual_time of each priority class
+    "wake",  # list: a token for each arrival, for workers that wait
+    "alone",  # hash: worker -> the retried job that it runs and that nothing may join
+    "workers",  # zset: workers, by the time of their last heartbeat
+    "worker_records",  # hash: worker -> what it says of itself, as JSON
 )
 
 

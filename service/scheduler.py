@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One unfinished picture as the policy sees it. `last_step_at` is the number of the forward it last took part in."""
+    """One unfinished picture as the policy sees it. `last_step_at` numbers the forward it last took part in."""
 
     index: int
     size: tuple[int, int]

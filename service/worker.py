@@ -8,24 +8,24 @@ that wait for free rows; and a failed batch sends all its jobs back, to be retri
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import Engine
-from service.blobs import BlobStore, blob_key
+from model.engine import Engine, Sample
+from service.blobs import BlobStore
+from service.delivery import OUTAGE_PAUSE_S, Delivery
 from service.errors import EmmditError, ServerOverloaded
 from service.job_run import JobRow, JobRun
-from service.jobs import Cancelled, Expired, Failed, ImageRef, JobResult
+from service.jobs import Cancelled, Expired, Failed, JobResult
 from service.metrics import Metrics, WorkerGauges
-from service.png import encode_png, png_text
 from service.queue import JobQueue
 from service.queue_types import WorkerInfo
 from service.scheduler import Row, next_batch, smoothed_rate
@@ -34,7 +34,6 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 EXIT_STALLED = 70  # EX_SOFTWARE: the device hangs; whoever supervises us starts a new process
-OUTAGE_PAUSE_S = 0.25
 REAP_INTERVAL_S = 1.0
 T = TypeVar("T")
 
@@ -59,7 +58,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._queue = queue
-        self._blobs = blobs
+        self._delivery = Delivery(settings, queue, blobs, metrics, engine.card.version)
         self._engine = engine
         self._metrics = metrics
         self._gauges = WorkerGauges(metrics.registry)
@@ -74,8 +73,8 @@ class Worker:
         self._last_progress_s = time.monotonic()
         self._last_heartbeat_s = time.monotonic()
         self._drain_deadline_s: float | None = None
+        self._has_ended = False  # what background loops ask: redis-py on Python 3.11 can swallow a cancellation
         self._engine_thread = ThreadPoolExecutor(1, "engine")
-        self._png_threads = ThreadPoolExecutor(2, "png")
         self._completions: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
@@ -88,18 +87,22 @@ class Worker:
         self._last_heartbeat_s = time.monotonic()
         self._gauges.up.set(1)
         background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping)]
+        drawing = asyncio.create_task(self._draw())
         try:
-            await self._draw()
+            ended, _ = await asyncio.wait((drawing, *background), return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()  # a loop that failed ends the worker: without heartbeats it would draw for nobody
             if self._completions:
                 await asyncio.wait(self._completions, timeout=self._settings.drain_timeout_s)
             await self._release_rest()
         finally:
+            self._has_ended = True
             self._gauges.up.set(0)
-            for task in [*background, *self._completions]:
+            for task in [drawing, *background, *self._completions]:
                 task.cancel()
-            await asyncio.gather(*background, *self._completions, return_exceptions=True)
+            await asyncio.gather(drawing, *background, *self._completions, return_exceptions=True)
             self._engine_thread.shutdown(wait=False, cancel_futures=True)
-            self._png_threads.shutdown(wait=False, cancel_futures=True)
+            self._delivery.close()
             await self._unless_overloaded(self._queue.remove_worker(self._id))
 
     async def _draw(self) -> None:
@@ -160,7 +163,7 @@ class Worker:
             return
         started_s = time.perf_counter()
         wanted = [run.job.params_of_image(index) for run, index in admitted]
-        samples = await self._on_engine([run for run, _ in admitted], lambda: self._engine.begin(wanted))
+        samples = await self._on_engine([run for run, _ in admitted], partial(self._engine.begin, wanted))
         if samples is None:
             return
         self._metrics.stage_duration.labels("text_encode").observe(time.perf_counter() - started_s)
@@ -188,7 +191,7 @@ class Worker:
         self._num_forwards += 1
         started_s = time.perf_counter()
         samples = [row.sample for row in batch]
-        if await self._on_engine([row.run for row in batch], lambda: self._step_samples(samples)) is None:
+        if await self._on_engine([row.run for row in batch], partial(self._step_samples, samples)) is None:
             return 0.0
         width, height = batch[0].size
         duration_s = time.perf_counter() - started_s
@@ -198,8 +201,8 @@ class Worker:
             row.run.num_steps_done += 1
         return len(batch) * width * height / 1e6
 
-    def _step_samples(self, samples: Sequence[object]) -> bool:
-        self._engine.step(samples)  # type: ignore[arg-type]
+    def _step_samples(self, samples: Sequence[Sample]) -> bool:
+        self._engine.step(samples)
         return True
 
     async def _decode_finished(self) -> None:
@@ -211,7 +214,7 @@ class Worker:
             started_s = time.perf_counter()
             samples = [row.sample for row in batch]
             pictures = await self._on_engine(
-                [row.run for row in batch], lambda samples=samples: self._engine.decode(samples, self._note_progress)
+                [row.run for row in batch], partial(self._engine.decode, samples, self._note_progress)
             )
             if pictures is None:
                 continue
@@ -245,49 +248,17 @@ class Worker:
     async def _complete(self, row: JobRow, pixels: NDArray[np.uint8]) -> None:
         run = row.run
         try:
-            image = await asyncio.get_running_loop().run_in_executor(self._png_threads, self._store, row, pixels)
+            run.images[row.index] = await self._delivery.store(row, pixels)
         except (OSError, ValueError, EmmditError) as error:
             logger.exception("job %s: picture %d could not be stored", run.job.id, row.index)
             await self._give_back([run], Failed("storage_failed", f"the picture could not be stored ({error})"))
             return
-        run.images[row.index] = image
-        width, height = row.size
-        self._metrics.images.labels(run.job.model, f"{width}x{height}").inc()
-        self._metrics.image_bytes.observe(image.num_bytes)
         if run.is_complete and not run.is_dropped:
             await self._finish(run, run.result(self._engine.card.version, time.monotonic()))
 
-    def _store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
-        job, settings = row.run.job, self._settings
-        started_s = time.perf_counter()
-        text = png_text(
-            row.sample.params,
-            model=job.model,
-            model_version=self._engine.card.version,
-            prompt=row.sample.prompt,
-            mode=settings.metadata,
-        )
-        png = encode_png(pixels, text, compress_level=settings.png_compress_level)
-        encoded_s = time.perf_counter()
-        self._metrics.stage_duration.labels("png").observe(encoded_s - started_s)
-        key = blob_key(job.id, job.attempt, row.index)
-        self._blobs.put(key, png)
-        self._metrics.stage_duration.labels("store").observe(time.perf_counter() - encoded_s)
-        return ImageRef(key, row.sample.params.seed, len(png), hashlib.sha256(png).hexdigest())
-
     async def _finish(self, run: JobRun, result: JobResult) -> None:
-        """Write a job's end. Through an outage, keep trying: the attempt's number keeps a late finish harmless."""
         self._drop(run)
-        give_up_at_s = time.monotonic() + 2 * self._settings.lease_s
-        while time.monotonic() < give_up_at_s:
-            try:
-                is_accepted = await self._queue.finish(run.job.id, run.job.attempt, result)
-            except ServerOverloaded:
-                await asyncio.sleep(OUTAGE_PAUSE_S)
-                continue
-            logger.info("job %s %s%s", run.job.id, result.state, "" if is_accepted else " (refused: not ours any more)")
-            return
-        logger.error("job %s: its end could not be written; it will be drawn again", run.job.id)
+        await self._delivery.finish(run.job, result)
 
     async def _give_back(self, runs: Sequence[JobRun], failure: Failed) -> None:
         for run in dict.fromkeys(runs):
@@ -310,7 +281,7 @@ class Worker:
     # -- heartbeats
 
     async def _heartbeats(self) -> None:
-        while True:
+        while not self._has_ended:
             await self._heartbeat()
             await asyncio.sleep(self._settings.heartbeat_s)
 
@@ -319,7 +290,8 @@ class Worker:
         now_s = time.monotonic()
         is_stalled = bool(self._runs) and now_s - self._last_progress_s > self._settings.stall_limit_s
         if is_stalled:
-            logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", self._settings.stall_limit_s)
+            limit_s = self._settings.stall_limit_s
+            logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", limit_s)
             self._on_stall()
         try:
             progress = [run.progress(is_renewed=not is_stalled) for run in self._runs.values()]
@@ -342,13 +314,18 @@ class Worker:
         ]
         for job_ids, ending in endings:
             for job_id in job_ids:
-                if (run := self._runs.get(job_id)) is None:
-                    continue
-                if ending is None:
-                    logger.warning("job %s is not ours any more", job_id)
-                    self._drop(run)
-                else:
-                    await self._finish(run, ending)
+                await self._stop_drawing(job_id, ending)
+
+    async def _stop_drawing(self, job_id: str, ending: JobResult | None) -> None:
+        """What the queue said about a job of ours: end it so, or (None) forget it without a word."""
+        run = self._runs.get(job_id)
+        if run is None:
+            return
+        if ending is None:
+            logger.warning("job %s is not ours any more", job_id)
+            self._drop(run)
+        else:
+            await self._finish(run, ending)
 
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
@@ -363,16 +340,16 @@ class Worker:
         )
 
     async def _reaping(self) -> None:
-        while True:
+        while not self._has_ended:
             report = await self._unless_overloaded(self._queue.reap())
             if report is not None and report.requeued:
                 self._metrics.redeliveries.inc(report.requeued)
             await asyncio.sleep(REAP_INTERVAL_S)
 
-    async def _unless_overloaded(self, call: Callable[..., T] | object) -> T | None:
+    async def _unless_overloaded(self, call: Awaitable[T]) -> T | None:
         """Await a queue call whose failure the reaper puts right: during an outage it is logged and left."""
         try:
-            return await call  # type: ignore[misc]
+            return await call
         except ServerOverloaded as error:
             logger.warning("queue unreachable: %s", error.message)
             return None

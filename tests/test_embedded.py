@@ -102,6 +102,11 @@ def test_a_second_server_on_the_same_directory_is_refused_by_name(tmp_path, monk
         assert third.is_alive()
 
 
+def test_the_server_itself_holds_the_directorys_lock_so_that_no_successor_starts_while_it_dies(tmp_path):
+    with EmbeddedServer(tmp_path) as server:
+        assert str(tmp_path / "lock") in {str(link.readlink()) for link in Path(f"/proc/{server.pid}/fd").iterdir()}
+
+
 def test_two_servers_on_two_directories_live_side_by_side(tmp_path):
     with EmbeddedServer(tmp_path / "a") as first, EmbeddedServer(tmp_path / "b") as second:
         assert first.url != second.url
@@ -166,7 +171,7 @@ def test_a_server_that_cannot_start_is_reported_with_the_end_of_its_log(tmp_path
     (tmp_path / "appendonly.aof").mkdir()  # and a directory where an older one wants a file
     with pytest.raises(ConfigurationError, match="did not start") as refusal:
         EmbeddedServer(tmp_path).start()
-    assert "appendonly" in str(refusal.value)
+    assert "append" in str(refusal.value)
     (tmp_path / "appendonlydir").unlink()
     (tmp_path / "appendonly.aof").rmdir()
     with EmbeddedServer(tmp_path) as server:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class DenoiserTrainConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     caption_dropout: float = 0.1
-    is_compiled: bool = True
+    is_compiled: bool = False
     num_threads: int = 2
     seed: int = 0
     report_every: int = 50
@@ -64,6 +63,7 @@ class DenoiserTrainConfig:
 
     @property
     def checkpoint(self) -> Path:
+        """The file that a run continues from."""
         return self.out_dir / "denoiser.checkpoint.safetensors"
 
     def architecture(self, latent_shape: Sequence[int]) -> ModelConfig:
@@ -202,7 +202,8 @@ class DenoiserRun:
         noise = torch.randn(clean.shape, generator=source)
         noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
         velocity = self.model(noisy, ids, mask, sigma * NUM_TRAIN_TIMESTEPS)
-        return (velocity - (noise - clean)).square().mean()
+        loss: Tensor = (velocity - (noise - clean)).square().mean()
+        return loss
 
     def train_step(self) -> float:
         """One update; returns the loss. A step whose loss or gradient is not finite changes nothing."""
@@ -218,7 +219,7 @@ class DenoiserRun:
             self.num_skipped += 1
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss)
+        return loss.item()
 
     @torch.no_grad()
     def _update_ema(self) -> None:

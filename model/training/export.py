@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from model.bundle import Bundle, write_bundle
 from model.config import ModelCard
 from model.training.denoiser_trainer import DenoiserTrainConfig, TextToVelocity
-from model.training.sprites import licence_files
+from model.training.sprites import licence_files, object_names
 from model.training.tokenizer import build_tokenizer, known_words
-from model.training.world import EmojiWorld
 
 LICENSE_NOTE = (
     "Weights: Apache-2.0. Trained on pictures made from Noto Emoji (Google, Apache-2.0; modified: recoloured) and from "
@@ -62,7 +61,7 @@ def export_bundle(
     for path in licence_files():
         shutil.copyfile(path, folder / path.name)
     size = latent_shape[1] * network.spatial_compression_ratio
-    objects = config.objects or EmojiWorld.objects
+    objects = config.objects or object_names()
     card = ModelCard(
         name=name,
         description=f"Trained by this project on the emoji world: {len(objects)} everyday objects, ten colours",

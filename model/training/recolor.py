@@ -34,6 +34,7 @@ _BYTES_TO_LINEAR = np.array(
 ACHROMATIC_CHROMA = 0.045
 DARK_LIGHTNESS = 0.42
 MIN_DOMINANT_SHARE = 0.55  # below this no paint dominates, and everything but the dark outlines is painted
+MAX_OUTLINE_SHARE = 0.3  # more darkness than this is paint, not outline
 HUE_WINDOW = 40  # degrees either side of the dominant hue that count as the same paint
 
 
@@ -101,7 +102,7 @@ def oklab_to_srgb(lab: FloatArray) -> ByteArray:
 
 
 def _dominant_mask(lab: FloatArray, alpha: FloatArray) -> npt.NDArray[np.bool_]:
-    """Pixels (N,) of the paint that covers most of the sprite, or all but the outlines where none covers enough."""
+    """Pixels (N,) of the paint that covers most of the sprite, or all but dark outlines where none covers enough."""
     lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
     hue = np.rad2deg(np.arctan2(lab[:, 2], lab[:, 1])) % 360
     is_gray = chroma < ACHROMATIC_CHROMA
@@ -113,7 +114,9 @@ def _dominant_mask(lab: FloatArray, alpha: FloatArray) -> npt.NDArray[np.bool_]:
     candidates = (~is_gray & (distance <= HUE_WINDOW), is_gray & ~is_dark_gray, is_dark_gray)
     shares = [float(alpha[mask].sum() / alpha.sum()) for mask in candidates]
     best = int(np.argmax(shares))
-    return candidates[best] if shares[best] >= MIN_DOMINANT_SHARE else ~is_dark_gray
+    if shares[best] >= MIN_DOMINANT_SHARE:
+        return candidates[best]
+    return ~is_dark_gray if shares[2] <= MAX_OUTLINE_SHARE else np.ones_like(is_dark_gray)
 
 
 def recolor(sprite: ByteArray, color: str) -> ByteArray:

@@ -65,9 +65,8 @@ class SpriteSheet:
     def colors(self, name: str) -> tuple[str, ...]:
         """Colours in which this object may appear in a caption: those whose recolouring passes the strict check."""
         if name not in self._colors:
-            self._colors[name] = tuple(
-                color for color in COLORS if is_faithful(np.asarray(_small(self.image(name, color))), color)
-            )
+            small = np.asarray(_small(self.image(name)))
+            self._colors[name] = tuple(color for color in COLORS if is_faithful(recolor(small, color), color))
         return self._colors[name]
 
     def share_near(self, name: str, color: str | None, lab: tuple[float, float, float], distance: float) -> float:

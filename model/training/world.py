@@ -111,21 +111,31 @@ class EmojiWorld:
         return self._draw(Random(f"emoji/{self.seed}/train/{index}"), is_held_out=False)
 
     def held_out_scene(self, index: int) -> Scene:
-        """The index-th scene of combinations that training never shows."""
+        """The index-th scene of combinations that training never shows.
+
+        Raises ValueError where a world of few objects has none.
+        """
         return self._draw(Random(f"emoji/{self.seed}/held out/{index}"), is_held_out=True)
 
     def _draw(self, rng: Random, *, is_held_out: bool) -> Scene:
-        kind = rng.choices(KINDS, [KIND_WEIGHTS[kind] for kind in KINDS])[0]
-        if is_held_out:
-            kind = rng.choice([kind for kind in KINDS if kind != "single_object"])
-        plan = self._plan(rng, kind)
-        while plan is None or plan.is_held_out != is_held_out:
-            plan = self._plan(rng, kind)
+        plan = self._find_plan(rng, is_held_out=is_held_out)
         background = self._choose_background(rng, plan)
         caption = write_caption(rng, plan.kind, plan.objects, plan.relation, background)
         boxes = place(rng, self._choose_sizes(rng, plan), plan.relation)
         pixels, objects = self._compose(paint_background(rng, background, self.size), plan, boxes)
         return Scene(caption, pixels, plan.kind, objects, background, plan.relation, is_held_out)
+
+    def _find_plan(self, rng: Random, *, is_held_out: bool) -> _Plan:
+        kinds = [kind for kind in KINDS if not is_held_out or kind != "single_object"]
+        weights = [1.0 if is_held_out else KIND_WEIGHTS[kind] for kind in kinds]
+        for _ in range(50):
+            kind = rng.choices(kinds, weights)[0]
+            for _ in range(300):
+                plan = self._plan(rng, kind)
+                if plan is not None and plan.is_held_out == is_held_out:
+                    return plan
+        which = "held-out" if is_held_out else "training"
+        raise ValueError(f"these objects have no {which} combinations: {', '.join(self.objects)}")
 
     def _plan(self, rng: Random, kind: str) -> _Plan | None:
         """What to show; None where the drawn objects have no colour that passes the strict check."""

@@ -98,24 +98,26 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
     )
 
 
-async def _on_our_error(_: Request, error: EmmditError) -> Response:
-    return error_response(error)
+async def _on_our_error(request: Request, error: EmmditError) -> Response:
+    return error_response(error, request.state.request_id)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     """The framework's own refusals in our shape: unknown paths and wrong methods."""
+    request_id = request.state.request_id
     if error.status_code == 404:
-        return error_response(RequestRefused(404, "not_found", f"no route {shorten(request.url.path)}"))
+        return error_response(RequestRefused(404, "not_found", f"no route {shorten(request.url.path)}"), request_id)
     if error.status_code == 405:
         allowed = ", ".join(sorted(_methods_of(getattr(request.scope.get("route"), "path", ""))))
         message = f"method {shorten(request.method)} is not allowed here; allowed: {allowed}"
-        return error_response(RequestRefused(405, "method_not_allowed", message, headers={"Allow": allowed}))
-    return error_response(RequestRefused(error.status_code, "http_error", str(error.detail)))
+        refusal = RequestRefused(405, "method_not_allowed", message, headers={"Allow": allowed})
+        return error_response(refusal, request_id)
+    return error_response(RequestRefused(error.status_code, "http_error", str(error.detail)), request_id)
 
 
-async def _on_validation_error(_: Request, error: RequestValidationError) -> Response:
+async def _on_validation_error(request: Request, _: RequestValidationError) -> Response:
     """No route leaves anything to the framework's validation; should one ever, the shape still holds."""
-    return error_response(RequestRefused(400, "invalid_value", "the request is not valid"))
+    return error_response(RequestRefused(400, "invalid_value", "the request is not valid"), request.state.request_id)
 
 
 def _methods_of(template: str) -> set[str]:

@@ -17,7 +17,7 @@ async def repeat(name: str, period_s: float, action: Callable[[], Awaitable[obje
     A queue that is away is no news here: requests report it. Any other failure is a bug: it is logged, and the loop
     goes on, because a gateway whose loops ended silently would let every client hang.
     """
-    while True:
+    while not is_cancelled():
         try:
             await action()
         except ServerOverloaded:
@@ -25,3 +25,10 @@ async def repeat(name: str, period_s: float, action: Callable[[], Awaitable[obje
         except Exception:  # the edge of this process, as far as the loop is concerned
             logger.exception("background task %s failed and goes on", name)
         await asyncio.sleep(period_s)
+
+
+def is_cancelled() -> bool:
+    """Whether this task was told to end. Loops ask, because Python 3.11's `asyncio.wait_for`, which the queue's client
+    uses, sometimes swallows the exception that should have told them."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("service.gateway.access")
 
 UNMATCHED = "unmatched"
-LINGER_S = 2.0
+LINGER_S = 1.0
 LINGER_BYTES = 16 * 1024**2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
 _SECURITY_HEADERS = {
@@ -47,6 +47,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
+        scope.setdefault("state", {})["request_id"] = exchange.request_id
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:  # the edge of this process
@@ -82,8 +83,11 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._has_unread_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        # Such a client sends no body before it is asked to, and receiving is what asks it.
+        self._is_body_held_back = headers.get("expect", "").lower() == "100-continue"
 
     async def receive(self) -> Message:
+        self._is_body_held_back = False
         message = await self._receive()
         if message["type"] != "http.request" or not message.get("more_body", False):
             self._has_unread_body = False
@@ -98,11 +102,14 @@ class _Exchange:
                 headers.setdefault(name, value)
             if self._has_unread_body:
                 headers["Connection"] = "close"
-        elif message["type"] == "http.response.body" and self._has_unread_body and not message.get("more_body", False):
+        elif message["type"] == "http.response.body" and self._is_last_but_body_comes(message):
             await self._send({**message, "more_body": True})
             await self._discard_body()
             message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
+
+    def _is_last_but_body_comes(self, message: Message) -> bool:
+        return self._has_unread_body and not self._is_body_held_back and not message.get("more_body", False)
 
     async def _discard_body(self) -> None:
         num_bytes = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from typing import Annotated
@@ -16,7 +17,9 @@ from service.gateway.auth import owner_of
 from service.gateway.body import read_json_object
 from service.gateway.context import Gateway, gateway_of
 from service.gateway.jobs import describe, poll_headers
+from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.rendering import Finished, done_of, load, render
+from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobState, JobStatus
@@ -61,8 +64,21 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
         gateway.metrics.count_rejection(model, error.code)
         raise
 
+    _log_accepted(request, job)
     if is_async:
         return await _accepted(gateway, job, position)
+    try:
+        return await _finished(request, gateway, watch, media_type, began_at)
+    except EmmditError as error:
+        response = error_response(error, request.state.request_id)
+        response.headers["X-Job-ID"] = job.id
+        return response
+
+
+async def _finished(
+    request: Request, gateway: Gateway, watch: Watch, media_type: MediaType, began_at: float
+) -> Response:
+    """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
 
     status = await _wait_unless_disconnected(request, gateway, watch)
     if status is None:
@@ -75,6 +91,9 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
 async def _admit(request: Request, gateway: Gateway, owner: str) -> tuple[Job, MediaType]:
     """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
     settings = gateway.settings
+    if query := request.url.query:
+        message = f"the query {shorten(query)} is not read; allowed: fields in the body"
+        raise RequestRefused(400, "unknown_field", message)
     fields = await read_json_object(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     body = gateway.validator.parse(fields)
     job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
@@ -132,6 +151,22 @@ async def _disconnect(request: Request) -> None:
     """Return when the client hangs up. The body has been read, so no other message can come."""
     while (await request.receive())["type"] != "http.disconnect":
         continue
+
+
+def _log_accepted(request: Request, job: Job) -> None:
+    """Ties the request's id to the job's. Of the prompt only its length and a hash: it is somebody's own words."""
+    params = job.params
+    logger.info(
+        "job=%s accepted request_id=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",
+        job.id,
+        request.state.request_id,
+        params.width,
+        params.height,
+        params.num_inference_steps,
+        job.num_images,
+        len(params.prompt),
+        hashlib.sha256(params.prompt.encode()).hexdigest()[:16],
+    )
 
 
 async def _cancel(gateway: Gateway, job: Job) -> None:

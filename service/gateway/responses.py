@@ -6,6 +6,7 @@ everybody, milliseconds for the OpenAI client.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -14,6 +15,8 @@ from fastapi.responses import JSONResponse
 from service import errors
 from service.gateway.refusals import RequestRefused
 from service.gateway.schemas import ErrorBody, ErrorDetail
+
+logger = logging.getLogger(__name__)
 
 MAX_RETRY_AFTER_S = 120
 DEFAULT_RETRY_AFTER_S = 5.0
@@ -39,14 +42,16 @@ INTERNAL_MESSAGE = "Something went wrong here. The X-Request-ID header names thi
 TYPE_OF_STATUS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def error_response(error: errors.EmmditError) -> JSONResponse:
-    """The response for any exception of ours."""
+def error_response(error: errors.EmmditError, request_id: str) -> JSONResponse:
+    """The response for any exception of ours. What only an operator can mend is logged, once, here."""
     headers = dict(error.headers) if isinstance(error, RequestRefused) else {}
     status, _ = _status_and_type(error)
     if status in (429, 503) or error.retry_after_s is not None:
         headers |= retry_headers(error.retry_after_s)
     if isinstance(error, errors.JobWasCancelled | errors.JobFailed):
         headers["x-should-retry"] = "false"  # the OpenAI client would otherwise draw again what was called off
+    elif status == 500:
+        logger.error("request_id=%s failed: %s", request_id, error.code, exc_info=error)
     return JSONResponse(ErrorBody(error=error_detail(error)).model_dump(), status_code=status, headers=headers)
 
 
@@ -61,7 +66,7 @@ def error_detail(error: errors.EmmditError) -> ErrorDetail:
 
 def internal_error_response() -> JSONResponse:
     """500 without a word about the cause: that is in the log, under the request's id."""
-    return error_response(errors.EmmditError(""))
+    return JSONResponse(ErrorBody(error=error_detail(errors.EmmditError(""))).model_dump(), status_code=500)
 
 
 def retry_headers(retry_after_s: float | None) -> dict[str, str]:

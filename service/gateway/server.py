@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from model.catalog import find_card
 from model.config import ModelCard
 from model.errors import BundleError
-from service.blobs import DirectoryBlobs
+from service.blobs import BLOBS_FOLDER, DirectoryBlobs
 from service.errors import ConfigurationError, ServerOverloaded
 from service.gateway.app import create_app
 from service.gateway.auth import refuse_open_binding
@@ -30,9 +30,9 @@ from service.metrics import Metrics
 from service.queue import JobQueue
 from service.settings import Settings
 
-BLOBS_FOLDER = "images"
 LAST_ANSWERS_S = 5  # what handlers get to send their answer once the waiting is over
 BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than clients and balancers keep theirs (5 to 60 s), or they would send into a closed one
 
 
 def run_gateway(settings: Settings) -> None:
@@ -78,6 +78,7 @@ class GatewayServer(uvicorn.Server):
                 http="h11",  # the same everywhere; httptools, where installed, answers unknown methods in its own shape
                 lifespan="on",
                 ws="none",
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + LAST_ANSWERS_S,
             )
         )
@@ -110,7 +111,7 @@ class GatewayServer(uvicorn.Server):
         loop.call_later(settings.drain_delay_s + settings.drain_timeout_s, self._gateway.waiters.close)
 
     def _interrupt(self) -> None:
-        """Ctrl-C. A terminal sends it to all processes and the supervisor adds a SIGTERM: only a second one is haste."""
+        """Ctrl-C. A terminal sends it to all processes and a supervisor adds SIGTERM: only a second one is haste."""
         self._num_interrupts += 1
         if self._num_interrupts > 1:
             self._gateway.waiters.close()

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from service.errors import DeadlineExceeded, JobNotFound, ServerOverloaded
+from service.gateway.background import is_cancelled
 from service.jobs import Job, JobStatus
 from service.metrics import Metrics
 from service.queue import JobQueue
@@ -92,27 +93,27 @@ class Waiters:
         """Read the inbox until cancelled."""
         last_id = "0"
         is_connected = True
-        while True:
+        while not is_cancelled():
             try:
-                events = await self._queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S)
+                for event in await self._queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S):
+                    last_id = event.id
+                    if watch := self._watches.get(event.job_id):
+                        await self._look(watch)
                 if not is_connected:
-                    is_connected = True
                     await self.reread()
+                    is_connected = True
             except ServerOverloaded:
                 is_connected = False
                 await asyncio.sleep(RECONNECT_PAUSE_S)
-                continue
             except Exception:  # the edge of this process: a reader that ended would let every client hang
                 logger.exception("reading the inbox failed and goes on")
                 await asyncio.sleep(RECONNECT_PAUSE_S)
-                continue
-            for event in events:
-                last_id = event.id
-                if watch := self._watches.get(event.job_id):
-                    await self._look(watch)
 
     async def reread(self) -> None:
-        """Look at every watched job, whatever the inbox said. Also drops what nobody can be waiting for any more."""
+        """Look at every watched job, whatever the inbox said; drop what nobody can be waiting for any more.
+
+        Raises ServerOverloaded.
+        """
         for watch in list(self._watches.values()):
             if watch.gives_up_at < time.monotonic():
                 self._watches.pop(watch.job.id, None)
@@ -123,8 +124,6 @@ class Waiters:
         job = watch.job
         try:
             status = await self._queue.status(job.id, job.owner)
-        except ServerOverloaded:
-            return  # the next reread asks again
         except JobNotFound:
             status = None
         if status is not None and not status.state.is_terminal:

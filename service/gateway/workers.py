@@ -11,6 +11,7 @@ from service.queue import JobQueue
 from service.queue_types import QueueStats, WorkerInfo
 
 LOOK_PERIOD_S = 1.0
+NO_WORKER_RETRY_AFTER_S = 10.0  # about what a worker needs to load a small model
 
 
 class WorkerWatch:
@@ -39,7 +40,8 @@ class WorkerWatch:
         absent_s = time.monotonic() - self._seen_at
         if not self.alive and absent_s > self._grace_s:
             raise NoWorker(
-                f"no worker for model {self._model} has been alive for {absent_s:.0f} s", retry_after_s=self._grace_s
+                f"no worker for model {self._model} has been alive for {absent_s:.0f} s",
+                retry_after_s=NO_WORKER_RETRY_AFTER_S,
             )
 
     def seconds_left(self, status: JobStatus, stats: QueueStats) -> float | None:

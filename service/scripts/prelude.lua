@@ -67,12 +67,13 @@ end
 local function end_job(id, job_key, inbox_key, now, state, result, result_ttl)
   redis.call('ZREM', DEADLINES, id)
   redis.call('HDEL', INBOXES, id)
-  local job = redis.call('HMGET', job_key, 'cost', 'worker', 'priority', 'owner', 'order')
+  local job = redis.call('HMGET', job_key, 'cost', 'worker', 'attempt', 'priority', 'owner', 'order')
   leave_waiting(id, job[1])
   leave_running(id, job[2])
-  local tenant = tenant_of(job[3], job[4])
-  if redis.call('ZREM', TENANT_JOBS, tenant_job(tenant, job[5])) == 1 then
+  if job[3] == '0' then
     -- Never handed out: the tenant gets back what it was charged.
+    local tenant = tenant_of(job[4], job[5])
+    redis.call('ZREM', TENANT_JOBS, tenant_job(tenant, job[6]))
     local tag = redis.call('ZSCORE', FINISH_TAGS, tenant)
     if tag then
       redis.call('ZADD', FINISH_TAGS, tag - job[1], tenant)

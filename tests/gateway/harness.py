@@ -14,6 +14,7 @@ from model.config import ModelCard
 from service.blobs import DirectoryBlobs, blob_key
 from service.errors import ServerOverloaded
 from service.gateway.app import create_app
+from service.gateway.background import is_cancelled
 from service.gateway.server import GatewayServer, bind
 from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job
 from service.metrics import Metrics
@@ -62,7 +63,7 @@ class PaintingWorker:
     held: dict[str, Job] = field(default_factory=dict)
 
     async def run(self):
-        while True:
+        while not is_cancelled():
             try:
                 await self._beat()
             except ServerOverloaded:

@@ -158,6 +158,11 @@ def test_a_body_that_is_no_object_is_refused_with_the_place(untouched, name):
     assert_refused(response, 400, code, None, pieces)
 
 
+def test_fields_in_the_query_are_refused_and_not_overlooked(untouched):
+    response = untouched.client.post("/v1/generate?num_inference_steps=4", content=body(), headers=CONTENT)
+    assert_refused(response, 400, "unknown_field", None, ["num_inference_steps=4", "body"])
+
+
 def test_an_unknown_model_is_404_and_the_known_one_is_named(untouched):
     response = untouched.generate(model="dall-e-3")
     assert_refused(response, 404, "model_not_found", "model", ["'dall-e-3'", untouched.gateway.card.name])

@@ -1,5 +1,6 @@
 """Too much work, no worker, no server: bounded refusals that say when to come back, and waits that survive."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -117,8 +118,6 @@ def test_an_event_that_never_comes_costs_a_pause_and_not_the_answer(start_gatewa
     monkeypatch.setattr("service.gateway.app.REREAD_PERIOD_S", 0.1)
 
     async def deaf(*_):
-        import asyncio
-
         await asyncio.sleep(0.05)
         return ()
 

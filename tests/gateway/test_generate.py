@@ -183,6 +183,7 @@ def test_a_failed_job_is_500_with_its_own_code(painter):
     painter.worker.failure = Failed("out_of_memory", "the device has no memory for this picture")
     response = painter.generate(headers=PNG)
     assert response.status_code == 500
+    assert response.headers["x-job-id"] == painter.worker.seen[-1].id
     assert response.json()["error"] == {
         "message": "the device has no memory for this picture",
         "type": "server_error",
@@ -255,6 +256,15 @@ def test_waiting_requests_share_one_reader_and_each_gets_its_own_picture(gateway
         np.testing.assert_array_equal(pixels(response.content), paint(job.params))
 
 
+def test_nothing_is_remembered_of_requests_that_are_over(painter):
+    painter.generate()
+    painter.generate(n=0)
+    painter.wait_for_state(painter.submit(), "done")
+    painter.worker.failure = Failed("broken", "no")
+    painter.generate()
+    wait_until(lambda: not painter.gateway.waiters._watches)
+
+
 def test_a_damaged_picture_is_an_error_and_never_sent(painter, monkeypatch):
     monkeypatch.setattr("tests.gateway.harness.DirectoryBlobs.put", _put_damaged(painter.blobs))
     response = painter.generate(headers=PNG)
@@ -280,4 +290,6 @@ def test_prompts_are_never_logged(painter, caplog):
 
     wait_until(lambda: len(lines()) >= 3)
     assert "method=POST route=/v1/generate code=200 duration_s=" in lines()[0]
+    accepted = [record.getMessage() for record in caplog.records if record.name == "service.gateway.generate"]
+    assert f"prompt_chars={len(secret)}" in accepted[0]
     assert "armadillo" not in caplog.text

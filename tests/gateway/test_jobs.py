@@ -3,6 +3,7 @@
 import pytest
 
 from service.errors import JobNotFound
+from service.gateway.auth import owner_of
 from service.jobs import Failed
 from tests.gateway.harness import wait_until
 
@@ -139,8 +140,6 @@ def test_somebody_elses_job_does_not_exist(painter):
     with pytest.raises(JobNotFound):
         painter.call(painter.queue.status(job_id, "somebody else"))
     app = painter.server.config.app
-    from service.gateway.auth import owner_of
-
     app.dependency_overrides[owner_of] = lambda: "somebody else"
     try:
         for method, tail in (("GET", ""), ("GET", "/images/0"), ("DELETE", "")):

@@ -2,14 +2,17 @@
 
 import json
 
+import pytest
 import torch
 
 from model.config import NITRO_E_512, NITRO_E_1024
+from model.errors import UnknownModel
 from model.random_bundle import (
     DC_AE_F32C32,
     LLAMA_3_2_1B,
     SMALL_DC_AE,
     SMALL_LLAMA,
+    make_random_bundle,
     write_random_bundle,
 )
 from model.tensor_file import TensorInfo, read_header, write_tensors
@@ -36,7 +39,9 @@ def test_the_transformer_file_has_the_published_size():
     for config in (NITRO_E_512, NITRO_E_1024):
         shapes = expected_tensors(config)
         assert len(shapes) == PUBLISHED_NUM_TENSORS
-        num_parameters = sum(torch.Size(shape).numel() for name, shape in shapes.items() if name != "pos_embed.pos_embed")
+        num_parameters = sum(
+            torch.Size(shape).numel() for name, shape in shapes.items() if name != "pos_embed.pos_embed"
+        )
         assert num_parameters == PUBLISHED_NUM_PARAMETERS
         tensors = [(name, TensorInfo("F32", shape)) for name, shape in shapes.items()]
         assert file_size(tensors) == PUBLISHED_TRANSFORMER_BYTES
@@ -59,6 +64,12 @@ def test_a_seed_gives_the_same_files_and_another_seed_others(tmp_path):
         one, same, other = ((tmp_path / folder / name).read_bytes() for folder in ("one", "same", "other"))
         assert one == same
         assert one != other
+
+
+def test_only_published_models_can_be_faked(tmp_path):
+    with pytest.raises(UnknownModel, match="nitro-e-1024-dist"):
+        make_random_bundle("demo", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_reported_part_by_part(tmp_path):

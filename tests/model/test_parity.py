@@ -1,6 +1,7 @@
 """The published implementation's own numbers, recorded once: tests/data/parity (see its README)."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,19 +50,19 @@ def test_merged_grpo_adapters_give_the_published_velocity():
     assert relative_error(recorded["velocity"], merged) > 1e-3, "the adapter must make a difference"
 
 
-@pytest.mark.parametrize(
-    ("name", "steps", "guidance"), [("asa16", 20, 4.5), ("asa16", 4, 0.0), ("full32", 4, 4.5)]
-)
+@pytest.mark.parametrize(("name", "steps", "guidance"), [("asa16", 20, 4.5), ("asa16", 4, 0.0), ("full32", 4, 4.5)])
 def test_a_sampled_trajectory_ends_where_the_published_one_does(name, steps, guidance):
     recorded = load_file(PARITY / f"{name}.io.safetensors")
     sigmas = torch.tensor(flow_sigmas(steps))
     torch.testing.assert_close(sigmas, recorded[f"sigmas.steps{steps}"], rtol=0, atol=1e-7)
-    torch.testing.assert_close(NUM_TRAIN_TIMESTEPS * sigmas[:-1], recorded[f"timesteps.steps{steps}"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        NUM_TRAIN_TIMESTEPS * sigmas[:-1], recorded[f"timesteps.steps{steps}"], rtol=1e-6, atol=0
+    )
     latents = recorded["latents"]
     scale = torch.full((len(latents),), guidance)
     network = load(name)
     with torch.inference_mode():
-        for now, then in zip(sigmas, sigmas[1:], strict=False):
+        for now, then in pairwise(sigmas):
             sigma, next_sigma = now.expand(len(latents)), then.expand(len(latents))
             velocity = network(latents, recorded["prompt_embeds"], sigma * NUM_TRAIN_TIMESTEPS)
             if guidance > 1:

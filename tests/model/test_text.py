@@ -35,7 +35,9 @@ def test_without_cleaning_a_prompt_is_only_lowered_and_stripped():
     assert clean_prompt("  A <b>RED</b>  Apple #12 ", is_full=False) == "a <b>red</b>  apple #12"
 
 
-@pytest.mark.parametrize("prompt", ["<![CDATA[", "<!a", "<!--", "C:/cats/one.txt", "cat.jpg", "\0", "&#xffffffff;", "<" * 500])
+@pytest.mark.parametrize(
+    "prompt", ["<![CDATA[", "<!a", "<!--", "C:/cats/one.txt", "cat.jpg", "\0", "&#xffffffff;", "<" * 500]
+)
 def test_odd_prompts_neither_warn_nor_fail(prompt):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -47,7 +49,9 @@ def test_an_embedding_is_what_the_published_pipeline_reads_off_the_whole_languag
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
     tokens = tokenizer(prompts, padding="max_length", max_length=NUM_TOKENS, truncation=True, return_tensors="pt")
-    assert tokens.input_ids[1].tolist() == [TINY_LLAMA["bos_token_id"]] + [TINY_LLAMA["eos_token_id"]] * (NUM_TOKENS - 1)
+    assert tokens.input_ids[1].tolist() == [TINY_LLAMA["bos_token_id"]] + [TINY_LLAMA["eos_token_id"]] * (
+        NUM_TOKENS - 1
+    )
     whole = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         hidden = whole(**tokens, output_hidden_states=True).hidden_states[-1]

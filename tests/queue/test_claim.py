@@ -100,6 +100,20 @@ async def test_a_cancelled_job_is_not_charged_to_its_tenant(queue):
     assert job_id in await claim_ids(queue, 2)
 
 
+async def test_cancelling_a_retried_job_does_not_touch_its_tenants_place(queue, raw):
+    """Found by the state machine: a class that empties starts its tags again, so two jobs may carry the same one."""
+    retried = make_job()
+    await queue.submit(retried)
+    [claimed] = await queue.claim("w1", 1, 1, True)
+    await queue.retry(retried.id, claimed.attempt, OOM)
+    ids = await submit_all(queue, [make_job()])
+    await queue.cancel(retried.id, "ada")
+    ids += await submit_all(queue, [make_job(), make_job()])
+
+    assert await raw.zcard(PREFIX + "tenant_jobs") == 3
+    assert await claim_ids(queue, 10) == ids
+
+
 async def test_cancelling_in_the_middle_keeps_a_tenants_order(queue):
     ids = await submit_all(queue, [make_job() for _ in range(6)])
     for job_id in ids[:3]:

@@ -1,0 +1,83 @@
+"""From a worker's pixels to a finished job: PNG, blob first, then the fenced finish. Owns the PNG threads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.blobs import BlobStore, blob_key
+from service.errors import ServerOverloaded
+from service.job_run import JobRow
+from service.jobs import ImageRef, Job, JobResult
+from service.metrics import Metrics
+from service.png import encode_png, png_text
+from service.queue import JobQueue
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+OUTAGE_PAUSE_S = 0.25
+NUM_THREADS = 2
+
+
+class Delivery:
+    """What a worker does with finished pictures and ended jobs."""
+
+    def __init__(
+        self, settings: Settings, queue: JobQueue, blobs: BlobStore, metrics: Metrics, model_version: str
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._blobs = blobs
+        self._metrics = metrics
+        self._model_version = model_version
+        self._threads = ThreadPoolExecutor(NUM_THREADS, "png")
+
+    async def store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
+        """Compress and store one picture (H, W, 3). Raises ServerOverloaded where the store has no room."""
+        image = await asyncio.get_running_loop().run_in_executor(self._threads, self._store, row, pixels)
+        width, height = row.size
+        self._metrics.images.labels(row.run.job.model, f"{width}x{height}").inc()
+        self._metrics.image_bytes.observe(image.num_bytes)
+        return image
+
+    def _store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
+        job, params = row.run.job, row.sample.params
+        started_s = time.perf_counter()
+        text = png_text(
+            params,
+            model=job.model,
+            model_version=self._model_version,
+            prompt=row.sample.prompt,
+            mode=self._settings.metadata,
+        )
+        png = encode_png(pixels, text, compress_level=self._settings.png_compress_level)
+        encoded_s = time.perf_counter()
+        self._metrics.stage_duration.labels("png").observe(encoded_s - started_s)
+        key = blob_key(job.id, job.attempt, row.index)
+        self._blobs.put(key, png)
+        self._metrics.stage_duration.labels("store").observe(time.perf_counter() - encoded_s)
+        return ImageRef(key, params.seed, len(png), hashlib.sha256(png).hexdigest())
+
+    async def finish(self, job: Job, result: JobResult) -> None:
+        """Write a job's end. Through an outage, keep trying: the attempt's number keeps a late finish harmless."""
+        give_up_at_s = time.monotonic() + 2 * self._settings.lease_s
+        while time.monotonic() < give_up_at_s:
+            try:
+                is_accepted = await self._queue.finish(job.id, job.attempt, result)
+            except ServerOverloaded:
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+                continue
+            logger.info("job %s %s%s", job.id, result.state, "" if is_accepted else " (refused: not ours any more)")
+            return
+        logger.error("job %s: its end could not be written; it will be drawn again", job.id)
+
+    def close(self) -> None:
+        """Let the threads go; what they have begun is finished."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

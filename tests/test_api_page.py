@@ -1,0 +1,44 @@
+"""docs/api.md names everything there is: paths, fields, codes, metrics."""
+
+import ast
+import re
+from pathlib import Path
+
+from service import errors
+from service.gateway.app import ROUTERS
+from service.gateway.schemas import GenerateRequest, JobBody
+from service.metrics import Metrics, WorkerGauges
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "api.md").read_text()
+
+
+def test_every_path_is_there():
+    for router in ROUTERS:
+        for route in router.routes:
+            assert route.path in PAGE, route.path
+
+
+def test_every_field_is_there():
+    for name in (*GenerateRequest.model_fields, *JobBody.model_fields):
+        assert f"`{name}`" in PAGE or f'"{name}"' in PAGE, name
+
+
+def test_every_error_code_is_there():
+    codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type)}
+    codes -= {errors.ConfigurationError.code}  # never reaches a client
+    for source in (ROOT / "service" / "gateway").glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":
+                codes |= {part.value for part in node.args[1:2] if isinstance(part, ast.Constant)}
+    assert {"invalid_value", "no_worker", "body_too_large", "unknown_field"} <= codes
+    missing = {code for code in codes - {"http_error"} if f"`{code}`" not in PAGE}
+    assert not missing
+
+
+def test_every_metric_is_there():
+    metrics = Metrics()
+    WorkerGauges(metrics.registry)
+    for family in metrics.registry.collect():
+        name = family.name.removeprefix("emmdit_") + ("_total" if family.type == "counter" else "")
+        assert re.search(rf"`{name}`", PAGE), name

@@ -1,0 +1,116 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderDC
+
+from model.engine import Engine
+from model.params import GenerationParams
+from model.training.dataset import load_records, render_dataset
+from model.training.denoiser_trainer import DenoiserRun, DenoiserTrainConfig, open_latents, train_denoiser
+from model.training.export import export_bundle
+from model.training.world import EmojiWorld
+from tests.support.tiny_bundle import TINY_AUTOENCODER
+
+OBJECTS = ("apple", "banana")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Twenty real scenes with made-up latents: what is tested here does not look at pictures."""
+    folder = tmp_path_factory.mktemp("run")
+    render_dataset(EmojiWorld(OBJECTS, size=64), 20, folder / "world", num_workers=1, report=lambda line: None)
+    latents = np.random.default_rng(0).normal(size=(20, 4, 8, 8)).astype(np.float16)
+    np.save(folder / "latents.npy", latents)
+    return DenoiserTrainConfig(
+        dataset=folder / "world",
+        latents=folder / "latents.npy",
+        out_dir=folder / "out",
+        num_attention_heads=2,
+        attention_head_dim=16,
+        stages=(1, 1, 1),
+        text_hidden_size=32,
+        text_layers=1,
+        batch_size=4,
+        max_steps=8,
+        warmup_steps=2,
+        num_threads=1,
+        report_every=1,
+    )
+
+
+def losses_of(lines):
+    return [float(line.split("loss ")[1].split()[0]) for line in lines if " loss " in line]
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(config, tmp_path):
+    whole, parts = [], []
+    train_denoiser(replace(config, out_dir=tmp_path / "whole"), report=whole.append)
+    stopped = replace(config, out_dir=tmp_path / "parts")
+    assert train_denoiser(stopped, report=parts.append, should_stop=lambda: len(losses_of(parts)) == 3) is None
+    assert train_denoiser(stopped, report=parts.append) == stopped.checkpoint
+    assert losses_of(parts) == losses_of(whole)
+    assert len(losses_of(whole)) == 8
+
+
+def test_training_lowers_the_loss_on_a_batch_seen_again_and_again(config):
+    run = DenoiserRun(replace(config, max_steps=60, learning_rate=3e-3), open_latents(config))
+    first = run.loss().item()
+    for _ in range(40):
+        run.train_step()
+        run.step = 0
+    assert run.loss().item() < 0.9 * first
+
+
+def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_counted(config):
+    data = open_latents(config)
+    run = DenoiserRun(config, replace(data, latents=np.full_like(data.latents, np.inf)))
+    before = [parameter.clone() for parameter in run.model.parameters()]
+    run.train_step()
+    assert run.num_skipped == 1
+    assert all(torch.equal(old, new) for old, new in zip(before, run.model.parameters(), strict=True))
+
+
+def test_only_scenes_of_the_chosen_objects_are_trained_on(config):
+    apples = open_latents(replace(config, objects=("apple",)))
+    assert 0 < len(apples.ids) < len(open_latents(config).ids) == 20
+    with pytest.raises(ValueError, match="no scene of only \\['boat'\\]"):
+        open_latents(replace(config, objects=("boat",)))
+
+
+def test_a_trained_model_is_exported_as_a_bundle_that_draws_what_was_trained(config, tmp_path):
+    trained = replace(config, out_dir=tmp_path / "out", max_steps=2, objects=OBJECTS)
+    checkpoint = train_denoiser(trained, report=lambda line: None)
+    AutoencoderDC(**TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
+    bundle = export_bundle(
+        checkpoint,
+        tmp_path / "autoencoder",
+        tmp_path / "bundle",
+        name="demo",
+        version="7",
+        default_steps=4,
+        default_guidance=2.0,
+    )
+    assert bundle.card.sizes == ("64x64",)
+    assert "apple" in bundle.card.vocabulary
+    assert "boat" not in bundle.card.vocabulary
+    assert (bundle.folder / "NOTICE").is_file()
+    engine = Engine.load(bundle, "cpu")
+    samples = engine.begin([GenerationParams("two red apples", 64, 64, 2, 2.0, seed=1)])
+    for _ in range(2):
+        engine.step(samples)
+    assert engine.decode(samples)[0].shape == (64, 64, 3)
+    assert_text_is_read_as_in_training(trained, checkpoint, engine)
+
+
+def assert_text_is_read_as_in_training(config, checkpoint, engine):
+    """The service's text encoder and the trainer's give one caption the same embedding."""
+    data = open_latents(config)
+    run = DenoiserRun(config, data)
+    run.restore()
+    captions = [record.caption for record in load_records(config.dataset)]
+    with torch.inference_mode():
+        trained = run.ema.text(input_ids=data.ids[:1], attention_mask=data.mask[:1]).last_hidden_state[0]
+    (sample,) = engine.begin([GenerationParams(captions[0], 64, 64, 1, 0.0, seed=1)])
+    torch.testing.assert_close(sample.embedding, trained, rtol=2e-2, atol=2e-2)  # the bundle is float16
