@@ -24,6 +24,15 @@ from torch import Tensor, nn
 
 from model.training.checkpoints import load_checkpoint, save_checkpoint
 from model.training.dataset import SceneDataset, load_dataset
+from model.training.recolor import ByteArray
+from model.training.reconstruction import (
+    latent_loss,
+    normalize_latents,
+    psnr,
+    reconstruct,
+    reconstruction_loss,
+    to_network,
+)
 
 NUM_HELD_OUT = 128  # scenes beyond the dataset's last one, on which PSNR is measured
 
@@ -41,7 +50,7 @@ class AutoencoderTrainConfig:
     dataset: Path
     out_dir: Path
     encoder_channels: tuple[int, ...] = (16, 16, 32, 64, 128)
-    decoder_channels: tuple[int, ...] = (16, 16, 32, 64, 256)
+    decoder_channels: tuple[int, ...] = (16, 16, 32, 64, 128)
     encoder_layers: tuple[int, ...] = (0, 1, 1, 1, 1)
     decoder_layers: tuple[int, ...] = (0, 1, 1, 1, 1)
     latent_channels: int = 32
@@ -54,7 +63,7 @@ class AutoencoderTrainConfig:
     weight_decay: float = 0.01
     gradient_weight: float = 1.0
     latent_weight: float = 1e-3
-    latent_noise: float = 0.3
+    latent_noise: float = 0.2
     ema_decay: float = 0.999
     frozen_encoder: Path | None = None
     is_compiled: bool = True
@@ -92,36 +101,6 @@ def build_autoencoder(config: AutoencoderTrainConfig) -> AutoencoderDC:
         decoder_in_shortcut=False,
         scaling_factor=1.0,
     )
-
-
-def to_network(pixels: np.ndarray) -> Tensor:
-    """Bytes (B, H, W, 3) to pixels (B, 3, H, W) in -1..1, channels last in memory."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_bytes(pixels: Tensor) -> np.ndarray:
-    """Pixels (B, 3, H, W) in -1..1 to bytes (B, H, W, 3)."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def reconstruction_loss(output: Tensor, target: Tensor, gradient_weight: float) -> Tensor:
-    """L1 on pixels and on finite differences: edges are what makes a sprite recognisable."""
-    difference = output - target
-    across = difference[..., :, 1:] - difference[..., :, :-1]
-    down = difference[..., 1:, :] - difference[..., :-1, :]
-    return difference.abs().mean() + gradient_weight * (across.abs().mean() + down.abs().mean()) / 2
-
-
-def latent_loss(latents: Tensor) -> Tensor:
-    """How far each latent channel is from mean 0 and variance 1 over the batch."""
-    mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
-    return (mean.square() + (variance - 1).square()).mean()
-
-
-def psnr(output: np.ndarray, target: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of bytes, in dB over all pictures together."""
-    error = float(np.mean((output.astype(np.float32) - target.astype(np.float32)) ** 2))
-    return 10 * math.log10(255**2 / max(error, 1e-9))
 
 
 class _Run:
@@ -263,29 +242,7 @@ def _progress_line(run: _Run, loss: float, rate: float) -> str:
     )
 
 
-@torch.no_grad()
-def reconstruct(model: AutoencoderDC, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """Bytes (N, H, W, 3) through encoder and decoder and back to bytes."""
-    batches = [to_network(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
-    return np.concatenate([to_bytes(model.decoder(model.encoder(batch))) for batch in batches])
-
-
-@torch.no_grad()
-def normalize_latents(model: AutoencoderDC, pixels: np.ndarray) -> None:
-    """Give every latent channel mean 0 and deviation 1 over `pixels`, inside the convolutions around the latent.
-
-    Exact but for the zero padding at the latent's border, which then stands for the mean.
-    """
-    latents = torch.cat([model.encoder(to_network(pixels[i : i + 32])) for i in range(0, len(pixels), 32)])
-    mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp_min(1e-4)
-    out, into = model.encoder.conv_out, model.decoder.conv_in
-    out.weight /= deviation[:, None, None, None]
-    out.bias.copy_((out.bias - mean) / deviation)
-    into.bias += torch.einsum("ockl,c->o", into.weight, mean)
-    into.weight *= deviation[None, :, None, None]
-
-
-def _finish(run: _Run, dataset: SceneDataset, held_out: np.ndarray, report: Callable[[str], None]) -> Path:
+def _finish(run: _Run, dataset: SceneDataset, held_out: ByteArray, report: Callable[[str], None]) -> Path:
     model = run.ema.eval()
     sample = np.random.default_rng(run.config.seed).choice(len(dataset.pixels), min(2048, len(dataset.pixels)), False)
     if run.config.frozen_encoder is None:

@@ -49,8 +49,8 @@ def paint_background(rng: Random, name: str, side: int) -> ByteArray:
         return np.broadcast_to(base.astype(np.uint8), (side, side, 3)).copy()
     if style == "linear":
         angle = rng.uniform(0, 2 * math.pi)
-        ramp: FloatArray = (x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))) / np.float32(1.4142)
+        ramp: FloatArray = np.asarray((x * math.cos(angle) + y * math.sin(angle)) / math.sqrt(2), dtype=np.float32)
     else:
-        ramp = np.float32(0.5) - (x * x + y * y) * np.float32(0.75)
+        ramp = np.asarray(0.5 - (x * x + y * y) * 0.75, dtype=np.float32)
     depth = _DEPTH * (1.6 if name == "black" else 1.0)
     return np.asarray(np.clip(base * (1 + depth * ramp[..., None]) + 0.5, 0, 255), dtype=np.uint8)

@@ -83,22 +83,30 @@ def _oklab_to_linear(lab: FloatArray) -> FloatArray:
 
 def oklab_to_srgb(lab: FloatArray) -> ByteArray:
     """OKLab to sRGB bytes. Colours outside the gamut lose chroma, not lightness."""
-    low = np.zeros(lab.shape[:-1], dtype=np.float32)
-    high = np.ones(lab.shape[:-1], dtype=np.float32)
-    scale = np.ones_like(low)
-    for _ in range(7):  # bisection: chroma to within 1%
-        trial = lab.copy()
-        trial[..., 1:] *= scale[..., None]
-        linear = _oklab_to_linear(trial)
-        is_inside = np.all((linear > -1e-3) & (linear < 1 + 1e-3), axis=-1)
-        low = np.where(is_inside, scale, low)
-        high = np.where(is_inside, high, scale)
-        scale = np.where(low >= 1, 1, (low + high) / 2).astype(np.float32)
-    mapped = lab.copy()
-    mapped[..., 1:] *= low[..., None]
-    linear = np.clip(_oklab_to_linear(mapped), 0, 1)
+    linear = _oklab_to_linear(lab)
+    is_outside = ~_is_in_gamut(linear)
+    linear[is_outside] = _oklab_to_linear(_into_gamut(lab[is_outside]))
+    linear = np.clip(linear, 0, 1)
     srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.asarray(np.rint(srgb * 255), dtype=np.uint8)
+
+
+def _is_in_gamut(linear: FloatArray) -> npt.NDArray[np.bool_]:
+    return np.asarray(np.all((linear > -1e-3) & (linear < 1 + 1e-3), axis=-1))
+
+
+def _into_gamut(lab: FloatArray) -> FloatArray:
+    """The same lightness and hue (N, 3) with the most chroma that fits, found by bisection to within 1%."""
+    low, high = np.zeros((len(lab), 1), dtype=np.float32), np.ones((len(lab), 1), dtype=np.float32)
+    for _ in range(7):
+        middle = (low + high) / 2
+        fits = _is_in_gamut(_oklab_to_linear(_with_chroma(lab, middle)))[:, None]
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    return _with_chroma(lab, low)
+
+
+def _with_chroma(lab: FloatArray, scale: FloatArray) -> FloatArray:
+    return np.concatenate([lab[:, :1], lab[:, 1:] * scale], axis=1)
 
 
 def _dominant_mask(lab: FloatArray, alpha: FloatArray) -> npt.NDArray[np.bool_]:

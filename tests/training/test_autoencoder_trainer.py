@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderDC
 
 from model.training import autoencoder_trainer as trainer
+from model.training import reconstruction
 from model.training.dataset import load_dataset, render_dataset
 from model.training.world import EmojiWorld
 
@@ -92,7 +93,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(dataset, tmp_p
 
 def test_the_loss_falls(dataset, tmp_path):
     run = trainer._Run(tiny_config(dataset, tmp_path, max_steps=40))
-    pixels = trainer.to_network(load_dataset(dataset).pixels[:8])
+    pixels = reconstruction.to_network(load_dataset(dataset).pixels[:8])
     losses = [run.train_step(pixels) for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -111,10 +112,10 @@ def test_normalising_latents_leaves_pictures_nearly_as_they_were(dataset, tmp_pa
     torch.manual_seed(0)
     model = trainer.build_autoencoder(tiny_config(dataset, tmp_path))
     pixels = load_dataset(dataset).pixels
-    before = trainer.reconstruct(model, pixels)
-    trainer.normalize_latents(model, pixels)
+    before = reconstruction.reconstruct(model, pixels)
+    reconstruction.normalize_latents(model, pixels)
     # Only the zero padding around the latent changes its meaning.
-    assert trainer.psnr(trainer.reconstruct(model, pixels), before) > 25
+    assert reconstruction.psnr(reconstruction.reconstruct(model, pixels), before) > 25
 
 
 def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(dataset, tmp_path):
@@ -123,16 +124,16 @@ def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(dataset, tm
     second = replace(first, out_dir=tmp_path / "second", frozen_encoder=first.result, decoder_channels=(8, 8, 8, 8, 16))
     trainer.train_autoencoder(second, report=lambda _: None)
     old, new = (AutoencoderDC.from_pretrained(config.result) for config in (first, second))
-    pixels = trainer.to_network(load_dataset(dataset).pixels[:4])
+    pixels = reconstruction.to_network(load_dataset(dataset).pixels[:4])
     with torch.no_grad():
         assert torch.equal(old.encoder(pixels), new.encoder(pixels))
 
 
 def test_bytes_survive_the_way_to_the_network_and_back():
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 8, 32, 1).repeat(3, axis=-1)
-    assert np.array_equal(trainer.to_bytes(trainer.to_network(pixels)), pixels)
+    assert np.array_equal(reconstruction.to_bytes(reconstruction.to_network(pixels)), pixels)
 
 
 def test_psnr_of_a_known_error():
     target = np.zeros((1, 2, 2, 3), dtype=np.uint8)
-    assert trainer.psnr(target + 1, target) == pytest.approx(20 * math.log10(255))
+    assert reconstruction.psnr(target + 1, target) == pytest.approx(20 * math.log10(255))
