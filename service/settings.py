@@ -46,6 +46,12 @@ class Settings(BaseSettings):
         None, description="redis://, rediss:// or unix:// address. Unset: `emmdit serve` starts a server of its own."
     )
 
+    embedded_max_memory_bytes: int = Field(
+        256 * 1024**2,
+        ge=16 * 1024**2,
+        description="Memory of the server that `emmdit serve` starts; new jobs are refused above 80% of it.",
+    )
+
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU."

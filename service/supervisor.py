@@ -85,7 +85,9 @@ class Supervisor:
         with ExitStack() as stack:
             url = settings.redis_url.get_secret_value() if settings.redis_url else None
             if url is None:
-                url = stack.enter_context(EmbeddedServer(settings.data_dir / "redis")).url
+                limit = settings.embedded_max_memory_bytes
+                server = EmbeddedServer(settings.data_dir / "redis", max_memory_bytes=limit)
+                url = stack.enter_context(server).url
             settings = settings.model_copy(update={"port": port, "redis_url": SecretStr(url)})
             environment = {**os.environ, **settings_environment(settings)}
             environment["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics_dir)

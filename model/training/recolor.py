@@ -67,6 +67,7 @@ PAINTS: dict[str, Paint] = {
     "white": Paint(0.94, 0.0, 0, keep=0.45),
 }
 _GRAYS = (0.45, 0.58, 0.72)
+_NAMING_WEIGHTS = np.array([0.6, 1.0, 1.0], dtype=np.float32)  # hue names a colour more than lightness does
 _SHADES = (-0.18, -0.09, 0.0, 0.07)
 
 
@@ -99,7 +100,7 @@ def _into_gamut(lab: FloatArray) -> FloatArray:
     """The same lightness and hue (N, 3) with the most chroma that fits, found by bisection to within 1%."""
     low, high = np.zeros((len(lab), 1), dtype=np.float32), np.ones((len(lab), 1), dtype=np.float32)
     for _ in range(7):
-        middle = (low + high) / 2
+        middle = np.asarray((low + high) / 2, dtype=np.float32)
         fits = _is_in_gamut(_oklab_to_linear(_with_chroma(lab, middle)))[:, None]
         low, high = np.where(fits, middle, low), np.where(fits, high, middle)
     return _with_chroma(lab, low)
@@ -171,9 +172,10 @@ _PROTOTYPE_NAMES, _PROTOTYPE_LABS = _prototypes()
 def color_shares(sprite: ByteArray) -> dict[str, float]:
     """Share of the opaque pixels that each colour name (COLORS and gray) covers; shares sum to 1."""
     lab = srgb_to_oklab(sprite[sprite[..., 3] > 127][:, :3])
-    difference = lab[:, None, :] - _PROTOTYPE_LABS[None]
-    difference[..., 0] *= 0.6  # hue names a colour more than lightness does
-    nearest = np.argmin((difference**2).sum(-1), axis=1)
+    prototypes = _PROTOTYPE_LABS * _NAMING_WEIGHTS
+    # Squared distances, less the pixel's own square, which is the same for every prototype.
+    squares = (prototypes**2).sum(1) - 2 * (lab * _NAMING_WEIGHTS) @ prototypes.T
+    nearest = np.argmin(squares, axis=1)
     counts = np.bincount(nearest, minlength=len(_PROTOTYPE_NAMES))
     shares = dict.fromkeys((*COLORS, "gray"), 0.0)
     for name, count in zip(_PROTOTYPE_NAMES, counts, strict=True):
