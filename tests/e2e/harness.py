@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import httpx
 import psutil
@@ -63,12 +64,9 @@ class Service:
         """Children started as `emmdit KIND`, or the queue's server for kind "server"."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            words = child.cmdline()
-            name = "server" if any("valkey-server" in word or "redis-server" in word for word in words[:1]) else None
-            if "service.cli" in words:
-                name = words[words.index("service.cli") + 1]
-            if name == kind and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
+            with suppress(psutil.NoSuchProcess):  # a zombie, or gone since it was listed
+                if _kind_of(child.cmdline()) == kind:
+                    found.append(child)
         return found
 
     def client(self, timeout_s=120.0):
@@ -105,6 +103,12 @@ class Service:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.kill_everything()
+
+
+def _kind_of(command):
+    if "service.cli" in command:
+        return command[command.index("service.cli") + 1]
+    return "server" if command and "-server" in command[0] else None
 
 
 def wait_for(condition, timeout_s, explain=lambda: ""):

@@ -43,7 +43,7 @@ def test_a_manifest_reads_back_as_it_was_written(tmp_path):
 def test_parts_may_lie_beside_the_bundle_or_anywhere_else(tmp_path):
     parts = {**PARTS, "text_encoder": "../parts/llama", "autoencoder": "/elsewhere/vae"}
     bundle = write_bundle(tmp_path / "one", TINY_CARD, TINY_CONFIG, parts)
-    assert bundle.parts.text_encoder == tmp_path / "shared" / "llama"
+    assert bundle.parts.text_encoder == tmp_path / "parts" / "llama"
     assert str(bundle.parts.autoencoder) == "/elsewhere/vae"
 
 
