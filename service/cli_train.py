@@ -109,6 +109,20 @@ def export(
     typer.echo(f"written: {bundle}")
 
 
+@train_app.command()
+def sheet(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    target: Annotated[Path, typer.Argument(help="PNG to write.")],
+    seed: Annotated[int, typer.Option(help="The first picture's seed.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps; the bundle's own if not given.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance; the bundle's own if not given.")] = None,
+) -> None:
+    """Draw a contact sheet, to look at what a bundle has learnt."""
+    from model.training.sheet import write_sheet
+
+    write_sheet(bundle, target, seed=seed, steps=steps, guidance=guidance)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
