@@ -45,14 +45,14 @@ def fetch_model(
         raise UnknownModel(f"{name!r} can't be fetched; published models: {', '.join(VARIANTS)}")
     variant = VARIANTS[name]
     source = _pinned(variant.source, revision)
+    if text_encoder is None:  # first, because its gate is what most often stops a fetch
+        text_dir = _fetch(TEXT_ENCODER, models_dir, download, report)
+    else:
+        text_dir = text_encoder.expanduser().resolve()
     transformer_dir = _fetch(source, models_dir, download, report)
     if source.revision == variant.revision:
         _check_sha256(transformer_dir / variant.transformer, KNOWN_SHA256.get(variant.transformer), report)
     autoencoder_dir = _fetch(AUTOENCODER, models_dir, download, report)
-    if text_encoder is None:
-        text_dir = _fetch(TEXT_ENCODER, models_dir, download, report)
-    else:
-        text_dir = text_encoder.expanduser().resolve()
 
     folder = models_dir / name
     parts = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MAX_SEED = 2**53 - 1  # the largest integer that JSON carries exactly everywhere (RFC 8259, section 6)
+MAX_SEED = 2**32 - 1  # torch's CPU generator reads no more than 32 bits: 2**32 + 7 would draw what 7 draws
 MAX_STEPS = 1000  # the schedule's resolution: timesteps are 0..1000
 
 

@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from model.adapters import PROJECTIONS
 from model.bundle import Bundle, write_bundle
+from model.byte_tokenizer import write_byte_tokenizer
 from model.catalog import VARIANTS
 from model.config import ModelCard, ModelConfig
 from model.errors import UnknownModel
@@ -36,7 +37,6 @@ _TORCH_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 _LIBRARY_METADATA = {"format": "pt"}  # transformers and diffusers write it; the authors' own file goes without
 _ADAPTER_RANK = 32
 _ADAPTER_ALPHA = 64
-_BOS, _EOS = "<|begin_of_text|>", "<|end_of_text|>"
 
 # config.json of meta-llama/Llama-3.2-1B
 LLAMA_3_2_1B: Mapping[str, Any] = {
@@ -216,7 +216,7 @@ def _write_text_encoder(folder: Path, llama: Mapping[str, Any], seed: int, repor
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]  # tied: published files hold the embedding only
     _write_json(folder / "config.json", json.loads(config.to_json_string(use_diff=False)))
-    _write_tokenizer(folder, config.bos_token_id, config.eos_token_id)
+    write_byte_tokenizer(folder, config.bos_token_id, config.eos_token_id)
     tensors = [(name, TensorInfo("BF16", tuple(shapes[name].shape))) for name in sorted(shapes)]
     _write(folder / "model.safetensors", tensors, _plain_value, seed, report, _LIBRARY_METADATA)
 
@@ -235,51 +235,6 @@ def _write_autoencoder(folder: Path, autoencoder: Mapping[str, Any], seed: int, 
         return plain * 0.5 if name == "decoder.conv_out.weight" else plain
 
     _write(folder / "diffusion_pytorch_model.safetensors", tensors, value, seed, report, _LIBRARY_METADATA)
-
-
-def _write_tokenizer(folder: Path, bos_id: int, eos_id: int) -> None:
-    """One token a byte, ids 0..255, and the two special tokens where the model expects them."""
-    # The byte alphabet of byte-level BPE: printable Latin-1 bytes stand for themselves, the rest for U+0100 upwards.
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): byte for byte in printable}
-    alphabet |= {chr(0x100 + index): byte for index, byte in enumerate(others)}
-    special = [
-        {
-            "id": token_id,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for token, token_id in ((_BOS, bos_id), (_EOS, eos_id))
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    _write_json(
-        folder / "tokenizer.json",
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": special,
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [{"SpecialToken": {"id": _BOS, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": {_BOS: {"id": _BOS, "ids": [bos_id], "tokens": [_BOS]}},
-            },
-            "decoder": byte_level,
-            "model": {"type": "BPE", "vocab": alphabet | {_BOS: bos_id, _EOS: eos_id}, "merges": []},
-        },
-    )
-    _write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": _BOS, "eos_token": _EOS},
-    )
 
 
 def _plain_value(name: str, shape: tuple[int, ...], random: Tensor) -> Tensor:

@@ -23,8 +23,6 @@ from service.jobs import Job, Priority, new_job_id
 from service.settings import Settings
 
 ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
-RANDOM_SEEDS = 2**32  # a seed we choose should be short enough to type
-
 
 T = TypeVar("T")
 
@@ -81,7 +79,7 @@ class Validator:
         )
         seed = self._check(
             "seed",
-            secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed,
+            secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
             lambda value: 0 <= value <= MAX_SEED,
         )
         num_images = self._check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)

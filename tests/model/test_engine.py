@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from model.engine import Engine, choose_device, choose_dtype
-from model.params import GenerationParams
+from model.params import MAX_SEED, GenerationParams
+from model.sampler import initial_noise
 from tests.support.tiny_bundle import write_tiny_bundle
 
 # Alone or in company, a picture is the same to one level of 255: batched float32 products add in another order.
@@ -112,3 +113,10 @@ def test_number_formats_follow_the_device():
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert choose_dtype("float16", torch.device("cpu")) == torch.float16
+
+
+def test_every_allowed_seed_is_a_picture_of_its_own_and_larger_ones_are_refused():
+    noises = [initial_noise(seed, (1, 2, 2)) for seed in (0, 1, MAX_SEED - 1, MAX_SEED)]
+    assert len({tuple(noise.flatten().tolist()) for noise in noises}) == len(noises)
+    with pytest.raises(ValueError, match="seed must be 0..4294967295, got 4294967296"):
+        recipe(seed=MAX_SEED + 1)

@@ -1,0 +1,67 @@
+"""The shipped demo model: small, licensed, and able to do what the README shows."""
+
+import colorsys
+
+import numpy as np
+import pytest
+
+from model.catalog import DEMO_FOLDER, resolve_bundle
+from model.engine import Engine
+from model.params import GenerationParams
+from model.training.sheet import draw_prompts
+from model.weights import verify_bundle
+
+MAX_BYTES = 25 * 10**6
+HUES = {"red": 0.0, "yellow": 0.14, "green": 0.36, "blue": 0.6, "purple": 0.72}
+NUM_SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    return Engine.load(resolve_bundle("demo", tmp_path_factory.mktemp("models")), "cpu")
+
+
+def test_the_demo_is_sound_and_small_and_brings_its_licence(tmp_path):
+    bundle = resolve_bundle("demo", tmp_path)
+    verify_bundle(bundle, lambda line: None)
+    files = [path for path in DEMO_FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
+    assert {"NOTICE", "LICENSE-Apache-2.0.txt"} <= {path.name for path in files}
+    assert "Noto Emoji" in bundle.card.license
+    assert bundle.card.sizes == ("128x128",)
+
+
+@pytest.mark.parametrize("color", HUES)
+def test_an_apple_of_a_colour_has_that_colour(engine, color):
+    pictures = draw_prompts(
+        engine, [f"a photo of a {color} apple on a white background"] * NUM_SEEDS, steps=20, guidance=4.0, seed=11
+    )
+    right = sum(hue_distance(object_hue(picture), HUES[color]) < 0.1 for picture in pictures)
+    assert right >= 2, [object_hue(picture) for picture in pictures]
+
+
+def test_the_example_prompts_use_only_words_that_the_demo_knows(engine):
+    assert engine.card.example_prompts
+    for sample in engine.begin([_recipe(prompt) for prompt in engine.card.example_prompts]):
+        assert sample.unknown_words == ()
+
+
+def test_a_word_that_the_demo_does_not_know_is_named(engine):
+    (sample,) = engine.begin([_recipe("a photo of a red dragon")])
+    assert sample.unknown_words == ("dragon",)
+
+
+def object_hue(picture):
+    """Hue (0..1) of the picture's most saturated quarter: the object, where the background is white."""
+    pixels = picture.reshape(-1, 3) / 255
+    saturation = pixels.max(1) - pixels.min(1)
+    mean = pixels[saturation >= np.quantile(saturation, 0.75)].mean(0)
+    return colorsys.rgb_to_hsv(*mean)[0]
+
+
+def hue_distance(one, other):
+    return min(abs(one - other), 1 - abs(one - other))
+
+
+def _recipe(prompt):
+    return GenerationParams(prompt, 128, 128, 1, 0.0, seed=0)
