@@ -129,7 +129,8 @@ def _load_engine(settings: Settings, bundle: object) -> Engine:
         engine = Engine.load(bundle, settings.device, settings.dtype)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    warm_up_s = engine.warm_up()
+    # A CPU has nothing to warm up, and a picture of the published size takes it half a minute.
+    warm_up_s = engine.warm_up() if engine.device.type != "cpu" else 0.0
     logger.info("%s on %s (%s), warmed up in %.1f s", engine.card.name, engine.device, engine.dtype, warm_up_s)
     return engine
 
