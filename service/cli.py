@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -62,9 +63,9 @@ def serve(
 
     Every other setting is an EMMDIT_* variable: see docs/settings.md. Ctrl-C drains; twice ends at once.
     """
-    settings = _settings(
-        model=model, host=host, port=port, device=device, data_dir=data_dir, log_level=log_level or "warning"
-    )
+    # A terminal is for people: only trouble is shown there unless they ask for more.
+    log_level = log_level or os.environ.get("EMMDIT_LOG_LEVEL", "warning")
+    settings = _settings(model=model, host=host, port=port, device=device, data_dir=data_dir, log_level=log_level)
     from model.catalog import resolve_bundle
     from service.supervisor import Supervisor
 
