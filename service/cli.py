@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.bundle import Bundle
+from model.catalog import resolve_bundle
 from model.errors import BundleError
 from service.cli_models import models_app
 from service.cli_train import train_app
@@ -66,7 +68,6 @@ def serve(
     # A terminal is for people: only trouble is shown there unless they ask for more.
     log_level = log_level or os.environ.get("EMMDIT_LOG_LEVEL", "warning")
     settings = _settings(model=model, host=host, port=port, device=device, data_dir=data_dir, log_level=log_level)
-    from model.catalog import resolve_bundle
     from service.supervisor import Supervisor
 
     name = resolve_bundle(settings.model, settings.models_dir).card.name
@@ -100,8 +101,6 @@ def worker(
     settings = _settings(model=model, device=device, log_level=log_level)
     if settings.redis_url is None:
         raise ConfigurationError("redis_url is not set; a worker on its own needs one (EMMDIT_REDIS_URL)")
-    from model.catalog import resolve_bundle
-
     bundle = resolve_bundle(settings.model, settings.models_dir)
     engine = _load_engine(settings, bundle)
     from service.metrics import Metrics
@@ -117,13 +116,11 @@ def worker(
     asyncio.run(_work(settings, queue, engine, metrics))
 
 
-def _load_engine(settings: Settings, bundle: object) -> Engine:
+def _load_engine(settings: Settings, bundle: Bundle) -> Engine:
     import torch
 
-    from model.bundle import Bundle
     from model.engine import Engine
 
-    assert isinstance(bundle, Bundle)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     try:
