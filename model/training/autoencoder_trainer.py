@@ -8,22 +8,20 @@ Shapes: pixels (B, 3, H, W) in -1..1, latents (B, C, h, w).
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.training.checkpoints import load_checkpoint, save_checkpoint
+from model.training.checkpoints import read_meta
 from model.training.dataset import SceneDataset, load_dataset
+from model.training.loop import TrainingLoop
 from model.training.recolor import ByteArray
 from model.training.reconstruction import (
     latent_loss,
@@ -39,7 +37,7 @@ NUM_HELD_OUT = 128  # scenes beyond the dataset's last one, on which PSNR is mea
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderTrainConfig:
-    """One training run. It ends at `max_steps` or after `max_minutes` of training, whichever comes first.
+    """One training run; `model.training.loop.LoopSettings` says what its budget and schedule mean.
 
     `channels` and `layers` are per stage from full resolution down, halving each time; the first stage has no layers,
     so that full resolution costs nothing. `latent_noise` is the largest noise added, in standard deviations.
@@ -61,6 +59,7 @@ class AutoencoderTrainConfig:
     warmup_steps: int = 100
     decay_from: float = 0.5
     weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
     gradient_weight: float = 1.0
     latent_weight: float = 1e-3
     latent_noise: float = 0.2
@@ -103,78 +102,28 @@ def build_autoencoder(config: AutoencoderTrainConfig) -> AutoencoderDC:
     )
 
 
-class _Run:
-    """One training run's state: network, average, optimiser, step."""
+def build_loop(config: AutoencoderTrainConfig, batch_of: Callable[[int], Tensor]) -> TrainingLoop:
+    """A fresh run, seeded by the configuration. `batch_of` gives a step's pixels (B, 3, H, W)."""
+    torch.manual_seed(config.seed)
+    model = build_autoencoder(config).to(memory_format=torch.channels_last)
+    if config.frozen_encoder is not None:
+        _start_from(model, config.frozen_encoder)
+    encoder: Callable[[Tensor], Tensor] = model.encoder
+    decoder: Callable[[Tensor], Tensor] = model.decoder
+    if config.is_compiled:
+        encoder, decoder = torch.compile(encoder, dynamic=False), torch.compile(decoder, dynamic=False)
 
-    def __init__(self, config: AutoencoderTrainConfig) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.model = build_autoencoder(config).to(memory_format=torch.channels_last)
-        if config.frozen_encoder is not None:
-            _start_from(self.model, config.frozen_encoder)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-        )
-        self.step, self.num_skipped, self.elapsed_s = 0, 0, 0.0
-        self.encoder: Callable[[Tensor], Tensor] = self.model.encoder
-        self.decoder: Callable[[Tensor], Tensor] = self.model.decoder
-        if config.is_compiled:
-            self.encoder = torch.compile(self.model.encoder, dynamic=False)
-            self.decoder = torch.compile(self.model.decoder, dynamic=False)
-
-    @property
-    def progress(self) -> float:
-        """0..1: how much of the budget, steps or minutes, is used up."""
-        return min(1.0, max(self.step / self.config.max_steps, self.elapsed_s / 60 / self.config.max_minutes))
-
-    def learning_rate(self) -> float:
-        """Warm-up, constant, then down to zero in a straight line."""
-        config = self.config
-        warm = min(1.0, (self.step + 1) / config.warmup_steps)
-        return config.learning_rate * warm * min(1.0, (1 - self.progress) / (1 - config.decay_from))
-
-    def train_step(self, pixels: Tensor) -> float:
-        """One update; returns the loss. A step whose loss or gradient is not finite changes nothing."""
-        config = self.config
-        noise_source = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        latents = self.encoder(pixels)
-        sigma = torch.rand(len(pixels), 1, 1, 1, generator=noise_source) * config.latent_noise
-        noise = torch.randn(latents.shape, generator=noise_source)
-        output = self.decoder(latents + sigma * latents.detach().std() * noise)
+    def objective(step: int) -> tuple[Tensor, Tensor]:
+        pixels = batch_of(step)
+        source = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        latents = encoder(pixels)
+        sigma = torch.rand(len(pixels), 1, 1, 1, generator=source) * config.latent_noise
+        noise = torch.randn(latents.shape, generator=source)
+        output = decoder(latents + sigma * latents.detach().std() * noise)
         loss = reconstruction_loss(output, pixels, config.gradient_weight)
-        torch.autograd.backward(loss + config.latent_weight * latent_loss(latents))
-        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            self.optimizer.step()
-            self._update_ema()
-        else:
-            self.num_skipped += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return float(loss.detach())
+        return loss + config.latent_weight * latent_loss(latents), loss.detach()
 
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        averages = [average for average in self.ema.state_dict().values() if average.is_floating_point()]
-        values = [value for value in self.model.state_dict().values() if value.is_floating_point()]
-        torch._foreach_lerp_(averages, values, 1 - decay)
-
-    def save(self, meta: dict[str, Any]) -> None:
-        """Write the checkpoint."""
-        values = {**meta, "step": self.step, "num_skipped": self.num_skipped, "elapsed_s": self.elapsed_s}
-        save_checkpoint(self.config.checkpoint, values, {"model": self.model, "ema": self.ema}, self.optimizer)
-
-    def restore(self) -> dict[str, Any]:
-        """Continue from the checkpoint; returns its meta values."""
-        modules = {"model": self.model, "ema": self.ema}
-        meta = load_checkpoint(self.config.checkpoint, modules, self.optimizer)
-        self.step, self.num_skipped, self.elapsed_s = meta["step"], meta["num_skipped"], meta["elapsed_s"]
-        return meta
+    return TrainingLoop(model, config, objective)
 
 
 def _start_from(model: AutoencoderDC, folder: Path) -> None:
@@ -198,35 +147,17 @@ def train_autoencoder(
     """
     torch.set_num_threads(config.num_threads)
     dataset = load_dataset(config.dataset)
-    run = _Run(config)
-    meta: dict[str, Any] = {"num_scenes": len(dataset.captions), "config": _plain(config)}
-    if config.checkpoint.exists():
-        meta = run.restore()
-        report(f"continuing at step {run.step}")
+    # A dataset may still grow while it is rendered: a run keeps to the scenes that were there when it began.
+    found = read_meta(config.checkpoint) if config.checkpoint.exists() else {}
+    meta = {"num_scenes": found.get("num_scenes", len(dataset.captions))}
+    loop = build_loop(config, lambda step: _batch(dataset, meta["num_scenes"], config, step))
     held_out = np.stack([dataset.world.scene(10**9 + index).pixels for index in range(NUM_HELD_OUT)])
-    losses: list[float] = []
-    started_s, elapsed_before_s, reported_step = time.monotonic(), run.elapsed_s, run.step
-    reported_s = started_s
-    while run.progress < 1:
-        losses.append(run.train_step(_batch(dataset, meta["num_scenes"], config, run.step)))
-        now_s = time.monotonic()
-        run.elapsed_s = elapsed_before_s + now_s - started_s
-        if run.step % config.report_every == 0:
-            rate = (run.step - reported_step) * config.batch_size / (now_s - reported_s)
-            report(_progress_line(run, float(np.mean(losses)), rate))
-            losses, reported_step, reported_s = [], run.step, now_s
-        if run.step % config.checkpoint_every == 0:
-            run.save(meta)
-            report(f"step {run.step} held-out PSNR {psnr(reconstruct(run.ema, held_out), held_out):.2f} dB")
-        if should_stop():
-            run.save(meta)
-            return None
-    run.save(meta)
-    return _finish(run, dataset, held_out, report)
 
+    def tell_quality() -> None:
+        report(f"step {loop.step} held-out PSNR {psnr(reconstruct(loop.ema, held_out), held_out):.2f} dB")
 
-def _plain(config: AutoencoderTrainConfig) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    is_finished = loop.run(meta, report=report, should_stop=should_stop, on_checkpoint=tell_quality)
+    return _finish(config, loop, dataset, held_out, report) if is_finished else None
 
 
 def _batch(dataset: SceneDataset, num_scenes: int, config: AutoencoderTrainConfig, step: int) -> Tensor:
@@ -234,26 +165,24 @@ def _batch(dataset: SceneDataset, num_scenes: int, config: AutoencoderTrainConfi
     return to_network(dataset.pixels[np.sort(choice)])
 
 
-def _progress_line(run: _Run, loss: float, rate: float) -> str:
-    left_s = run.elapsed_s * (1 - run.progress) / max(run.progress, 1e-9)
-    return (
-        f"step {run.step} loss {loss:.4f} {rate:.0f} pictures/s lr {run.learning_rate():.1e} "
-        f"skipped {run.num_skipped} left {left_s / 60:.1f} min"
-    )
-
-
-def _finish(run: _Run, dataset: SceneDataset, held_out: ByteArray, report: Callable[[str], None]) -> Path:
-    model = run.ema.eval()
-    sample = np.random.default_rng(run.config.seed).choice(len(dataset.pixels), min(2048, len(dataset.pixels)), False)
-    if run.config.frozen_encoder is None:
+def _finish(
+    config: AutoencoderTrainConfig,
+    loop: TrainingLoop,
+    dataset: SceneDataset,
+    held_out: ByteArray,
+    report: Callable[[str], None],
+) -> Path:
+    model: AutoencoderDC = loop.ema.eval()
+    sample = np.random.default_rng(config.seed).choice(len(dataset.pixels), min(2048, len(dataset.pixels)), False)
+    if config.frozen_encoder is None:
         normalize_latents(model, dataset.pixels[np.sort(sample)])
-    model.save_pretrained(run.config.result)
+    model.save_pretrained(config.result)
     output = reconstruct(model, held_out)
     pairs = np.concatenate([held_out[:32], output[:32]], axis=2)  # (32, H, 2W, 3)
     rows = [np.concatenate(list(pairs[start : start + 8]), axis=1) for start in range(0, 32, 8)]
-    Image.fromarray(np.concatenate(rows)).save(run.config.out_dir / "reconstructions.png")
-    report(f"finished at step {run.step}: held-out PSNR {psnr(output, held_out):.2f} dB, {run.config.result}")
-    return run.config.result
+    Image.fromarray(np.concatenate(rows)).save(config.out_dir / "reconstructions.png")
+    report(f"finished at step {loop.step}: held-out PSNR {psnr(output, held_out):.2f} dB, {config.result}")
+    return config.result
 
 
 @torch.no_grad()

@@ -46,7 +46,6 @@ def load_checkpoint(
     """
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        meta: dict[str, Any] = json.loads(file.metadata()["meta"])
     for name, module in modules.items():
         prefix = f"{name}/"
         module.load_state_dict({key[len(prefix) :]: tensors[key] for key in tensors if key.startswith(prefix)})
@@ -58,4 +57,11 @@ def load_checkpoint(
                 state.setdefault(int(index), {})[field] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return read_meta(path)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The meta values of a checkpoint, without its tensors."""
+    with safe_open(path, framework="pt") as file:
+        meta: dict[str, Any] = json.loads(file.metadata()["meta"])
     return meta

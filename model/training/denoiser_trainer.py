@@ -7,11 +7,9 @@ as if it had not been. Shapes: latents (b, c, h, w), token ids and masks (b, t).
 
 from __future__ import annotations
 
-import copy
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +19,17 @@ from transformers import LlamaConfig, LlamaModel
 
 from model.config import ModelConfig
 from model.schedule import NUM_TRAIN_TIMESTEPS
-from model.training.checkpoints import load_checkpoint, save_checkpoint
 from model.training.dataset import load_records
+from model.training.loop import TrainingLoop
 from model.training.tokenizer import build_tokenizer
 from model.transformer import EMMDiT
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiserTrainConfig:
-    """One training run. It ends at `max_steps` or after `max_minutes` of training, whichever comes first.
+    """One training run; `model.training.loop.LoopSettings` says what its budget and schedule mean.
 
-    `objects` narrows the dataset to scenes that show nothing else; empty means all. The learning rate falls in a
-    straight line over the last part of the budget, from `decay_from` on.
+    `objects` narrows the dataset to scenes that show nothing else; empty means all.
     """
 
     dataset: Path
@@ -162,81 +159,34 @@ def open_latents(config: DenoiserTrainConfig) -> LatentDataset:
     )
 
 
-class DenoiserRun:
-    """One training run's state: network, average, optimiser, step."""
+def build_loop(config: DenoiserTrainConfig, data: LatentDataset) -> TrainingLoop:
+    """A fresh run on `data`, seeded by the configuration."""
+    torch.manual_seed(config.seed)
+    model = TextToVelocity(config, data.latents.shape[1:], data.num_words)
+    if config.is_compiled:
+        model.transformer.compile(dynamic=False)
 
-    def __init__(self, config: DenoiserTrainConfig, data: LatentDataset) -> None:
-        torch.manual_seed(config.seed)
-        self.config = config
-        self.data = data
-        self.model = TextToVelocity(config, data.latents.shape[1:], data.num_words)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-        )
-        self.step, self.num_skipped, self.elapsed_s = 0, 0, 0.0
-        if config.is_compiled:
-            self.model.transformer.compile(dynamic=False)
+    def objective(step: int) -> tuple[Tensor, Tensor]:
+        loss = flow_matching_loss(model, config, data, step)
+        return loss, loss.detach()
 
-    @property
-    def progress(self) -> float:
-        """0..1: how much of the budget, steps or minutes, is used up."""
-        return min(1.0, max(self.step / self.config.max_steps, self.elapsed_s / 60 / self.config.max_minutes))
+    return TrainingLoop(model, config, objective)
 
-    def learning_rate(self) -> float:
-        """Warm-up, constant, then down to zero in a straight line."""
-        config = self.config
-        warm = min(1.0, (self.step + 1) / config.warmup_steps)
-        return config.learning_rate * warm * min(1.0, (1 - self.progress) / (1 - config.decay_from))
 
-    def loss(self) -> Tensor:
-        """Flow-matching loss of this step's batch."""
-        config, data = self.config, self.data
-        source = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        chosen = torch.randint(len(data.ids), (config.batch_size,), generator=source)
-        clean = torch.from_numpy(data.latents[chosen.numpy()]).float()
-        is_dropped = (torch.rand(config.batch_size, generator=source) < config.caption_dropout)[:, None]
-        ids = torch.where(is_dropped, data.empty_ids, data.ids[chosen])
-        mask = torch.where(is_dropped, data.empty_mask, data.mask[chosen])
-        sigma = torch.sigmoid(torch.randn(config.batch_size, generator=source))
-        noise = torch.randn(clean.shape, generator=source)
-        noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
-        velocity = self.model(noisy, ids, mask, sigma * NUM_TRAIN_TIMESTEPS)
-        loss: Tensor = (velocity - (noise - clean)).square().mean()
-        return loss
-
-    def train_step(self) -> float:
-        """One update; returns the loss. A step whose loss or gradient is not finite changes nothing."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        loss = self.loss()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            self.optimizer.step()
-            self._update_ema()
-        else:
-            self.num_skipped += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return loss.item()
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        values = {"step": self.step, "num_skipped": self.num_skipped, "elapsed_s": self.elapsed_s}
-        config = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self.config).items()}
-        modules = {"model": self.model, "ema": self.ema}
-        save_checkpoint(self.config.checkpoint, {**values, "config": config}, modules, self.optimizer)
-
-    def restore(self) -> None:
-        """Continue from the checkpoint."""
-        meta = load_checkpoint(self.config.checkpoint, {"model": self.model, "ema": self.ema}, self.optimizer)
-        self.step, self.num_skipped, self.elapsed_s = meta["step"], meta["num_skipped"], meta["elapsed_s"]
+def flow_matching_loss(model: TextToVelocity, config: DenoiserTrainConfig, data: LatentDataset, step: int) -> Tensor:
+    """The loss of step number `step`'s batch."""
+    source = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    chosen = torch.randint(len(data.ids), (config.batch_size,), generator=source)
+    clean = torch.from_numpy(data.latents[chosen.numpy()]).float()
+    is_dropped = (torch.rand(config.batch_size, generator=source) < config.caption_dropout)[:, None]
+    ids = torch.where(is_dropped, data.empty_ids, data.ids[chosen])
+    mask = torch.where(is_dropped, data.empty_mask, data.mask[chosen])
+    sigma = torch.sigmoid(torch.randn(config.batch_size, generator=source))
+    noise = torch.randn(clean.shape, generator=source)
+    noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
+    velocity = model(noisy, ids, mask, sigma * NUM_TRAIN_TIMESTEPS)
+    loss: Tensor = (velocity - (noise - clean)).square().mean()
+    return loss
 
 
 def train_denoiser(
@@ -251,30 +201,6 @@ def train_denoiser(
     """
     torch.set_num_threads(config.num_threads)
     data = open_latents(config)
-    run = DenoiserRun(config, data)
-    if config.checkpoint.exists():
-        run.restore()
-        report(f"continuing at step {run.step}")
-    report(f"{len(data.ids)} scenes, {sum(p.numel() for p in run.model.parameters()) / 1e6:.2f} M parameters")
-    losses: list[float] = []
-    reported_s, reported_step = time.monotonic(), run.step
-    started_s, elapsed_before_s = reported_s, run.elapsed_s
-    while run.progress < 1:
-        losses.append(run.train_step())
-        now_s = time.monotonic()
-        run.elapsed_s = elapsed_before_s + now_s - started_s
-        if run.step % config.report_every == 0:
-            rate = (run.step - reported_step) * config.batch_size / (now_s - reported_s)
-            left_min = run.elapsed_s / 60 * (1 - run.progress) / max(run.progress, 1e-9)
-            report(
-                f"step {run.step} loss {np.mean(losses):.4f} {rate:.0f} samples/s lr {run.learning_rate():.1e} "
-                f"skipped {run.num_skipped} left {left_min:.1f} min"
-            )
-            losses, reported_s, reported_step = [], now_s, run.step
-        if run.step % config.checkpoint_every == 0:
-            run.save()
-        if should_stop():
-            run.save()
-            return None
-    run.save()
-    return config.checkpoint
+    loop = build_loop(config, data)
+    report(f"{len(data.ids)} scenes, {sum(p.numel() for p in loop.parameters) / 1e6:.2f} M parameters")
+    return config.checkpoint if loop.run({}, report=report, should_stop=should_stop) else None

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from model.bundle import Bundle, write_bundle
 from model.config import ModelCard
+from model.training.checkpoints import read_meta
 from model.training.denoiser_trainer import DenoiserTrainConfig, TextToVelocity
 from model.training.sprites import licence_files, object_names
 from model.training.tokenizer import build_tokenizer, known_words
@@ -83,8 +84,8 @@ def export_bundle(
 
 
 def _read_average(checkpoint: Path) -> tuple[DenoiserTrainConfig, dict[str, torch.Tensor]]:
+    values = read_meta(checkpoint)["config"]
     with safe_open(checkpoint, framework="pt") as file:
-        values = json.loads(file.metadata()["meta"])["config"]
         names = [key for key in file.keys() if key.startswith("ema/")]  # noqa: SIM118 (not a mapping)
         average = {key.removeprefix("ema/"): file.get_tensor(key) for key in names}
     for key in ("dataset", "latents", "out_dir"):

@@ -83,18 +83,18 @@ def test_a_run_ends_when_its_minutes_are_over(dataset, tmp_path):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(dataset, tmp_path):
-    run = trainer._Run(tiny_config(dataset, tmp_path))
+    run = trainer.build_loop(tiny_config(dataset, tmp_path), lambda step: torch.full((4, 3, 32, 32), math.nan))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    loss = run.train_step(torch.full((4, 3, 32, 32), math.nan))
+    loss = run.train_step()
     assert math.isnan(loss)
     assert (run.num_skipped, run.step) == (1, 1)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
 
 
 def test_the_loss_falls(dataset, tmp_path):
-    run = trainer._Run(tiny_config(dataset, tmp_path, max_steps=40))
     pixels = reconstruction.to_network(load_dataset(dataset).pixels[:8])
-    losses = [run.train_step(pixels) for _ in range(40)]
+    run = trainer.build_loop(tiny_config(dataset, tmp_path, max_steps=40), lambda step: pixels)
+    losses = [run.train_step() for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
 
 

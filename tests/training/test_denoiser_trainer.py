@@ -8,7 +8,7 @@ from diffusers import AutoencoderDC
 from model.engine import Engine
 from model.params import GenerationParams
 from model.training.dataset import load_records, render_dataset
-from model.training.denoiser_trainer import DenoiserRun, DenoiserTrainConfig, open_latents, train_denoiser
+from model.training.denoiser_trainer import DenoiserTrainConfig, build_loop, open_latents, train_denoiser
 from model.training.export import export_bundle
 from model.training.world import EmojiWorld
 from tests.support.tiny_bundle import TINY_AUTOENCODER
@@ -55,17 +55,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(config, tmp_path):
 
 
 def test_training_lowers_the_loss_on_a_batch_seen_again_and_again(config):
-    run = DenoiserRun(replace(config, max_steps=60, learning_rate=3e-3), open_latents(config))
-    first = run.loss().item()
+    run = build_loop(replace(config, max_steps=60, learning_rate=3e-3), open_latents(config))
+    first = run.objective(0)[1].item()
     for _ in range(40):
         run.train_step()
         run.step = 0
-    assert run.loss().item() < 0.9 * first
+    assert run.objective(0)[1].item() < 0.9 * first
 
 
 def test_a_step_whose_loss_is_not_finite_changes_nothing_and_is_counted(config):
     data = open_latents(config)
-    run = DenoiserRun(config, replace(data, latents=np.full_like(data.latents, np.inf)))
+    run = build_loop(config, replace(data, latents=np.full_like(data.latents, np.inf)))
     before = [parameter.clone() for parameter in run.model.parameters()]
     run.train_step()
     assert run.num_skipped == 1
@@ -107,7 +107,7 @@ def test_a_trained_model_is_exported_as_a_bundle_that_draws_what_was_trained(con
 def assert_text_is_read_as_in_training(config, checkpoint, engine):
     """The service's text encoder and the trainer's give one caption the same embedding."""
     data = open_latents(config)
-    run = DenoiserRun(config, data)
+    run = build_loop(config, data)
     run.restore()
     captions = [record.caption for record in load_records(config.dataset)]
     with torch.inference_mode():
