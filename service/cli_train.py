@@ -77,13 +77,21 @@ def denoiser(
     minutes: MinutesOption = 60.0,
     objects: ObjectsOption = "",
     batch_size: Annotated[int, typer.Option(help="Scenes per step.")] = 64,
+    start_from: Annotated[Path | None, typer.Option(help="A bundle whose weights a new run begins with.")] = None,
     compile: Annotated[bool, typer.Option(help="Compile the network: minutes at the start, faster on a GPU.")] = False,
 ) -> None:
     """Train E-MMDiT and its text encoder together. Continues from the checkpoint in --out if there is one."""
     from model.training.denoiser_trainer import DenoiserTrainConfig, train_denoiser
 
     config = DenoiserTrainConfig(
-        dataset, latents, out, objects=_names(objects), max_minutes=minutes, batch_size=batch_size, is_compiled=compile
+        dataset,
+        latents,
+        out,
+        objects=_names(objects),
+        start_from=start_from,
+        max_minutes=minutes,
+        batch_size=batch_size,
+        is_compiled=compile,
     )
     train_denoiser(config, report=_report, should_stop=_stop_on_signal())
 

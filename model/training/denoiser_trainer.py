@@ -17,25 +17,29 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
+from model.bundle import read_bundle
 from model.config import ModelConfig
 from model.schedule import NUM_TRAIN_TIMESTEPS
 from model.training.dataset import load_records
 from model.training.loop import TrainingLoop
 from model.training.tokenizer import build_tokenizer
 from model.transformer import EMMDiT
+from model.weights import load_transformer
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiserTrainConfig:
     """One training run; `model.training.loop.LoopSettings` says what its budget and schedule mean.
 
-    `objects` narrows the dataset to scenes that show nothing else; empty means all.
+    `objects` narrows the dataset to scenes that show nothing else; empty means all. `start_from` is a bundle whose
+    network and text encoder a new run begins with; its latents must come from that bundle's autoencoder.
     """
 
     dataset: Path
     latents: Path
     out_dir: Path
     objects: tuple[str, ...] = ()
+    start_from: Path | None = None
     num_attention_heads: int = 6
     attention_head_dim: int = 32
     stages: tuple[int, int, int] = (1, 6, 1)
@@ -160,9 +164,15 @@ def open_latents(config: DenoiserTrainConfig) -> LatentDataset:
 
 
 def build_loop(config: DenoiserTrainConfig, data: LatentDataset) -> TrainingLoop:
-    """A fresh run on `data`, seeded by the configuration."""
+    """A fresh run on `data`, seeded by the configuration. Raises TensorFileError where `start_from` does not fit."""
     torch.manual_seed(config.seed)
     model = TextToVelocity(config, data.latents.shape[1:], data.num_words)
+    if config.start_from is not None:
+        bundle = read_bundle(config.start_from)
+        network = load_transformer(bundle.parts.transformer, model.transformer.config, dtype=torch.float32)
+        model.transformer.load_state_dict(network.state_dict())
+        text = LlamaModel.from_pretrained(bundle.parts.text_encoder, dtype=torch.float32, local_files_only=True)
+        model.text.load_state_dict(text.state_dict())
     if config.is_compiled:
         model.transformer.compile(dynamic=False)
 

@@ -88,8 +88,8 @@ def _read_average(checkpoint: Path) -> tuple[DenoiserTrainConfig, dict[str, torc
     with safe_open(checkpoint, framework="pt") as file:
         names = [key for key in file.keys() if key.startswith("ema/")]  # noqa: SIM118 (not a mapping)
         average = {key.removeprefix("ema/"): file.get_tensor(key) for key in names}
-    for key in ("dataset", "latents", "out_dir"):
-        values[key] = Path(values[key])
+    for key in ("dataset", "latents", "out_dir", "start_from"):
+        values[key] = None if values.get(key) is None else Path(values[key])
     for key in ("objects", "stages"):
         values[key] = tuple(values[key])
     return DenoiserTrainConfig(**values), average

@@ -104,6 +104,19 @@ def test_a_trained_model_is_exported_as_a_bundle_that_draws_what_was_trained(con
     assert_text_is_read_as_in_training(trained, checkpoint, engine)
 
 
+def test_a_new_run_begins_with_the_weights_of_a_bundle(config, tmp_path):
+    trained = replace(config, out_dir=tmp_path / "out", max_steps=2, learning_rate=1e-2, warmup_steps=1)
+    checkpoint = train_denoiser(trained, report=lambda line: None)
+    AutoencoderDC(**TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
+    card = {"name": "demo", "version": "7", "default_steps": 4, "default_guidance": 2.0}
+    bundle = export_bundle(checkpoint, tmp_path / "autoencoder", tmp_path / "bundle", **card)
+    before = build_loop(trained, open_latents(trained))
+    before.restore()
+    begun = build_loop(replace(trained, seed=5, start_from=bundle.folder), open_latents(trained))
+    for (name, value), average in zip(begun.model.named_parameters(), before.ema.parameters(), strict=True):
+        torch.testing.assert_close(value, average, rtol=1e-3, atol=1e-3, msg=name)
+
+
 def assert_text_is_read_as_in_training(config, checkpoint, engine):
     """The service's text encoder and the trainer's give one caption the same embedding."""
     data = open_latents(config)
