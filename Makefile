@@ -47,7 +47,7 @@ type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy
 
 bench: $(HAS_RUN) ## 64 prompts at once against the service that is running; prints latency and batch sizes
-	@$(BIN)/python benchmarks/concurrent.py $(ARGS)
+	@$(BIN)/python benchmarks/burst.py $(ARGS)
 
 # Each step keeps what it makes in runs/, and one that was stopped goes on from there.
 train: $(HAS_DEV) ## train the demo model from nothing (hours) and write it to runs/demo

@@ -1,6 +1,6 @@
 """Many prompts at once against a running service: latency, throughput and how full its batches were.
 
-    python benchmarks/concurrent.py http://127.0.0.1:8000 --requests 64 --out benchmarks/results/concurrent.json
+    python benchmarks/burst.py http://127.0.0.1:8000 --requests 64 --out benchmarks/results/burst.json
 
 Closed loop: every request is sent at once and answered once. Mixed steps, seeds and prompts. Loopback only.
 """
