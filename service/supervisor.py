@@ -64,6 +64,7 @@ class Supervisor:
         self._model_name = model_name
         self._report = report
         self._started_s = time.monotonic()
+        self._started_at = time.time()
         self._wake = threading.Event()
         self._num_stops = 0
         self._children: list[Child] = []
@@ -114,7 +115,9 @@ class Supervisor:
     def _announce(self, address: str, url: str) -> bool:
         """Print the one line that says where the service is, once it can draw."""
         try:
-            workers = asyncio.run(_live_workers(url, self._model_name))
+            found = asyncio.run(_live_workers(url, self._model_name))
+            # After a crash the record of a worker of the run before outlives it by a lease.
+            workers = [worker for worker in found if worker.started_at >= self._started_at]
             if not workers or httpx.get(f"{address}/readyz", timeout=2.0).status_code != httpx.codes.OK:
                 return False
         except (httpx.HTTPError, EmmditError):
