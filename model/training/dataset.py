@@ -77,7 +77,8 @@ def load_dataset(folder: Path) -> SceneDataset:
     values = json.loads((folder / "world.json").read_text(encoding="utf-8"))
     captions = tuple(record.caption for record in load_records(folder))
     pixels = np.load(folder / "pixels.npy", mmap_mode="r")[: len(captions)]
-    return SceneDataset(EmojiWorld(tuple(values["objects"]), values["size"], values["seed"]), pixels, captions)
+    world = EmojiWorld(tuple(values["objects"]), values["size"], values["seed"], values.get("cell_px"))
+    return SceneDataset(world, pixels, captions)
 
 
 def _finished_parts(folder: Path) -> Iterator[Path]:
@@ -110,7 +111,10 @@ def render_dataset(
     todo = [chunk for chunk in chunks if not _part_path(folder, chunk).exists()]
     started, num_done = time.monotonic(), 0
     with ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), _start_worker, (world.objects, world.size, world.seed)
+        num_workers,
+        multiprocessing.get_context("spawn"),
+        _start_worker,
+        (world.objects, world.size, world.seed, world.cell_px),
     ) as pool:
         for future in as_completed([pool.submit(_render_chunk, folder, chunk, num_scenes) for chunk in todo]):
             num_done += future.result()
@@ -127,6 +131,7 @@ def _claim_folder(world: EmojiWorld, num_scenes: int, folder: Path) -> None:
         "objects": list(world.objects),
         "size": world.size,
         "seed": world.seed,
+        "cell_px": world.cell_px,
         "num_scenes": num_scenes,
         "vocabulary": list(world.vocabulary),
     }
@@ -151,8 +156,8 @@ def _write_atomically(path: Path, text: str) -> None:
 _worlds: list[EmojiWorld] = []  # one per worker process: its sprites are worth keeping from chunk to chunk
 
 
-def _start_worker(objects: tuple[str, ...], size: int, seed: int) -> None:
-    _worlds.append(EmojiWorld(objects, size, seed))
+def _start_worker(objects: tuple[str, ...], size: int, seed: int, cell_px: int | None) -> None:
+    _worlds.append(EmojiWorld(objects, size, seed, cell_px))
 
 
 def _render_chunk(folder: Path, chunk: int, num_scenes: int) -> int:

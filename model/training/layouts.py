@@ -51,23 +51,27 @@ def is_clear(first: Box, second: Box, relation: str) -> bool:
     return strength[relation] >= CLEAR_RELATION and all(strength[other] <= MAX_OTHER_AXIS for other in others)
 
 
-def place(rng: Random, sizes: tuple[tuple[float, float], ...], relation: str | None = None) -> tuple[Box, ...]:
-    """Boxes for objects of these (width, height) in this order. Crowded scenes shrink until everything fits."""
+def place(
+    rng: Random, sizes: tuple[tuple[float, float], ...], relation: str | None = None, cell: float | None = None
+) -> tuple[Box, ...]:
+    """Boxes for objects of these (width, height) in this order. Crowded scenes shrink until everything fits.
+
+    With `cell`, centres lie on the corners of a grid of cells of that size.
+    """
     scale = 1.0
     while True:
         for _ in range(_TRIES):
-            boxes = _try_place(rng, tuple((w * scale, h * scale) for w, h in sizes))
+            boxes = _try_place(rng, tuple((w * scale, h * scale) for w, h in sizes), cell)
             if boxes and (relation is None or is_clear(boxes[0], boxes[1], relation)):
                 return boxes
         scale *= _SHRINK
 
 
-def _try_place(rng: Random, sizes: tuple[tuple[float, float], ...]) -> tuple[Box, ...] | None:
+def _try_place(rng: Random, sizes: tuple[tuple[float, float], ...], cell: float | None) -> tuple[Box, ...] | None:
     boxes: list[Box] = []
     for width, height in sizes:
         for _ in range(8):
-            left = rng.uniform(MARGIN, 1 - MARGIN - width)
-            top = rng.uniform(MARGIN, 1 - MARGIN - height)
+            left, top = _draw_start(rng, width, cell), _draw_start(rng, height, cell)
             box = (left, top, left + width, top + height)
             if all(gap(box, other) >= MIN_GAP for other in boxes):
                 boxes.append(box)
@@ -75,3 +79,11 @@ def _try_place(rng: Random, sizes: tuple[tuple[float, float], ...]) -> tuple[Box
         else:
             return None
     return tuple(boxes)
+
+
+def _draw_start(rng: Random, extent: float, cell: float | None) -> float:
+    """Where an object of this extent begins on one axis, inside the margins."""
+    if cell is None:
+        return rng.uniform(MARGIN, 1 - MARGIN - extent)
+    first, last = math.ceil((MARGIN + extent / 2) / cell), math.floor((1 - MARGIN - extent / 2) / cell)
+    return rng.randint(first, max(first, last)) * cell - extent / 2

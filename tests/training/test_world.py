@@ -180,3 +180,19 @@ def test_a_world_knows_all_eighty_objects_when_none_are_named():
     assert world.objects == object_names()
     assert len(world.objects) == 80
     assert world.scene(0).pixels.shape == (32, 32, 3)
+
+
+def test_on_a_grid_objects_stand_on_cell_corners_and_measure_whole_cells():
+    world = EmojiWorld(OBJECTS, size=128, cell_px=16)
+    for index in range(60):
+        for thing in world.scene(index).objects:
+            left, top, right, bottom = thing.box
+            assert max(right - left, bottom - top) % 16 == 0
+            for center_px in ((left + right) / 2, (top + bottom) / 2):
+                assert abs(center_px / 16 - round(center_px / 16)) <= 1 / 16  # boxes are rounded to pixels
+
+
+def test_a_grid_that_does_not_fit_the_picture_is_refused():
+    for cell_px in (24, 32):
+        with pytest.raises(ValueError, match="at least 8 cells"):
+            EmojiWorld(OBJECTS, size=128, cell_px=cell_px)
