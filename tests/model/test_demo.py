@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from model.catalog import DEMO_FOLDER, resolve_bundle
+from model.drawing import draw_prompts
 from model.engine import Engine
 from model.params import GenerationParams
-from model.training.sheet import draw_prompts
 from model.weights import verify_bundle
 
 MAX_BYTES = 25 * 10**6
