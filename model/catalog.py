@@ -15,8 +15,8 @@ from model.bundle import MANIFEST_NAME, MODEL_NAME, Bundle, read_bundle
 from model.config import NITRO_E_512, NITRO_E_1024, ModelCard, ModelConfig
 from model.errors import BundleError, MissingFiles, UnknownModel
 
-DEMO_NAME = "demo"
-DEMO_FOLDER = Path(__file__).parent / "bundles" / DEMO_NAME
+SHIPPED_FOLDER = Path(__file__).parent / "bundles"
+SHIPPED_NAMES = tuple(sorted(manifest.parent.name for manifest in SHIPPED_FOLDER.glob(f"*/{MANIFEST_NAME}")))
 PARTS_FOLDER = "parts"  # of the models folder: what several models share
 
 
@@ -181,10 +181,8 @@ class ModelStatus:
 
 
 def list_models(models_dir: Path) -> tuple[ModelStatus, ...]:
-    """The demo, the published models, and whatever else lies in `models_dir`, in that order."""
-    statuses = []
-    if (DEMO_FOLDER / MANIFEST_NAME).is_file():
-        statuses.append(_folder_status(DEMO_FOLDER, DEMO_NAME))
+    """The shipped demos, the published models, and whatever else lies in `models_dir`, in that order."""
+    statuses = [_folder_status(SHIPPED_FOLDER / name, name) for name in SHIPPED_NAMES]
     for name, variant in VARIANTS.items():
         folder = models_dir / name
         has_manifest = (folder / MANIFEST_NAME).is_file()
@@ -234,8 +232,8 @@ GATE_NOTE = (
 
 def _find_folder(model: str, models_dir: Path) -> Path | None:
     """The folder of a bundle, or None for a published name that has not been fetched."""
-    if model == DEMO_NAME:
-        return DEMO_FOLDER
+    if model in SHIPPED_NAMES:
+        return SHIPPED_FOLDER / model
     if MODEL_NAME.fullmatch(model) and (models_dir / model / MANIFEST_NAME).is_file():
         return models_dir / model
     if model in VARIANTS:
@@ -245,7 +243,7 @@ def _find_folder(model: str, models_dir: Path) -> Path | None:
         return folder
     if folder.is_dir():
         raise UnknownModel(f"{model} is a folder without a {MANIFEST_NAME}: not a bundle")
-    known = ", ".join((DEMO_NAME, *VARIANTS))
+    known = ", ".join((*SHIPPED_NAMES, *VARIANTS))
     raise UnknownModel(f"unknown model {model!r}; known: {known}, names under {models_dir}, or a bundle's folder")
 
 

@@ -59,10 +59,13 @@ class EMMDiT(nn.Module):
         """Alternating Subregion Attention: 0 = all tokens, else the run length of a strided subregion."""
         return (0, 1, NUM_SUBREGIONS)[index % 3] if config.use_sub_attn else 0
 
-    def forward(self, latents: Tensor, text: Tensor, timestep: Tensor) -> Tensor:
+    def forward(
+        self, latents: Tensor, text: Tensor, timestep: Tensor, *, with_tokens: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Velocity (b, c, h, w) at `latents` (b, c, h, w), given `text` embeddings (b, t, caption channels).
 
-        `timestep` is (b,) floats in 0..1000, one for each row. h and w must be multiples of 4.
+        `timestep` is (b,) floats in 0..1000, one for each row. h and w must be multiples of 4. `with_tokens` also
+        returns the image tokens (b, n, d) after stage 1, which training may align with known features (REPA).
         """
         height, width = latents.shape[-2:]
         modulation = self.adaln_single(timestep, dtype=latents.dtype)  # (b, 6, d)
@@ -79,7 +82,8 @@ class EMMDiT(nn.Module):
         image, text = self._run_stage(2, image, text, modulation)
 
         velocity: Tensor = self.proj_out(self.norm_out(image)).transpose(1, 2)  # (b, c, n)
-        return velocity.reshape(*velocity.shape[:2], height, width)
+        velocity = velocity.reshape(*velocity.shape[:2], height, width)
+        return (velocity, skip) if with_tokens else velocity
 
     def _run_stage(self, stage: int, image: Tensor, text: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         for block in cast(Iterable[JointBlock], self.block_groups[stage]):

@@ -9,7 +9,7 @@ import typer
 
 from service.settings import load_settings
 
-models_app = typer.Typer(help="List, fetch, check and fake models.", invoke_without_command=True)
+models_app = typer.Typer(help="List, fetch, add, check and fake models.", invoke_without_command=True)
 
 NameArgument = Annotated[str, typer.Argument(help="Name of a published model, e.g. nitro-e-512.")]
 
@@ -38,6 +38,23 @@ def fetch(
     from model.hub import fetch_model
 
     fetch_model(name, load_settings().models_dir, revision=revision, text_encoder=text_encoder, report=typer.echo)
+
+
+@models_app.command()
+def add(
+    folder: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    link: Annotated[bool, typer.Option("--link", help="Link to the folder instead of copying it.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of a model of the same name.")
+    ] = False,
+) -> None:
+    """Check a bundle of yours and put it into the models folder, so that its name is enough to serve it."""
+    from model.registry import add_bundle
+
+    models_dir = load_settings().models_dir
+    bundle = add_bundle(folder, models_dir, is_linked=link, is_replacing=replace, report=typer.echo)
+    typer.echo(f"{'linked' if link else 'copied'} to {models_dir / bundle.card.name}")
+    typer.echo(f"serve it: emmdit serve --model {bundle.card.name}")
 
 
 @models_app.command()

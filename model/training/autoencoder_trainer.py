@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,16 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.engine import choose_device, choose_dtype
 from model.training.checkpoints import read_meta
 from model.training.dataset import SceneDataset, load_dataset
+from model.training.devices import CPU, Place, open_place
 from model.training.loop import TrainingLoop
 from model.training.recolor import ByteArray
 from model.training.reconstruction import (
+    encode,
     latent_loss,
     normalize_latents,
     psnr,
@@ -43,6 +47,7 @@ class AutoencoderTrainConfig:
     so that full resolution costs nothing. `latent_noise` is the largest noise added, in standard deviations.
     `frozen_encoder` is a finished autoencoder whose encoder is kept as it is, so that its latents stay valid, while
     the decoder learns on: from the finished one where `decoder_channels` and `decoder_layers` are the same, else anew.
+    `is_sharded` is FSDP instead of DDP, where torchrun started several processes.
     """
 
     dataset: Path
@@ -66,6 +71,9 @@ class AutoencoderTrainConfig:
     ema_decay: float = 0.999
     frozen_encoder: Path | None = None
     is_compiled: bool = True
+    device: str = "auto"
+    dtype: str = "auto"
+    is_sharded: bool = False
     num_threads: int = 2
     seed: int = 0
     report_every: int = 50
@@ -102,28 +110,50 @@ def build_autoencoder(config: AutoencoderTrainConfig) -> AutoencoderDC:
     )
 
 
-def build_loop(config: AutoencoderTrainConfig, batch_of: Callable[[int], Tensor]) -> TrainingLoop:
+class RoundTrip(nn.Module):
+    """An autoencoder's forward pass as it is trained, in one call, so that several processes can share it."""
+
+    def __init__(self, autoencoder: AutoencoderDC, place: Place) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self._place = place
+
+    def forward(self, pixels: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) -> latents of the whole batch and what the decoder makes of the disturbed ones.
+
+        `sigma` (B, 1, 1, 1) is the strength of `noise`, like the latents, in standard deviations.
+        """
+        latents = self.autoencoder.encoder(pixels)
+        of_all = self._place.all_rows(latents)
+        return of_all, self.autoencoder.decoder(latents + sigma * of_all.detach().std() * noise)
+
+
+def build_loop(config: AutoencoderTrainConfig, batch_of: Callable[[int], Tensor], place: Place = CPU) -> TrainingLoop:
     """A fresh run, seeded by the configuration. `batch_of` gives a step's pixels (B, 3, H, W)."""
     torch.manual_seed(config.seed)
-    model = build_autoencoder(config).to(memory_format=torch.channels_last)
+    model = build_autoencoder(config)
     if config.frozen_encoder is not None:
         _start_from(model, config.frozen_encoder)
-    encoder: Callable[[Tensor], Tensor] = model.encoder
-    decoder: Callable[[Tensor], Tensor] = model.decoder
+    layout = torch.channels_last if place.mesh is None else torch.contiguous_format  # all that FSDP can shard
+    model = model.to(place.device, memory_format=layout)
     if config.is_compiled:
-        encoder, decoder = torch.compile(encoder, dynamic=False), torch.compile(decoder, dynamic=False)
+        model.encoder.compile(dynamic=False)
+        model.decoder.compile(dynamic=False)
 
     def objective(step: int) -> tuple[Tensor, Tensor]:
-        pixels = batch_of(step)
-        source = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        latents = encoder(pixels)
-        sigma = torch.rand(len(pixels), 1, 1, 1, generator=source) * config.latent_noise
-        noise = torch.randn(latents.shape, generator=source)
-        output = decoder(latents + sigma * latents.detach().std() * noise)
+        whole = batch_of(step)
+        source = torch.Generator(place.device).manual_seed(config.seed * 1_000_003 + step)
+        sigma = torch.rand(len(whole), 1, 1, 1, generator=source, device=place.device) * config.latent_noise
+        side_px = model.spatial_compression_ratio
+        shape = (len(whole), config.latent_channels, whole.shape[2] // side_px, whole.shape[3] // side_px)
+        noise = torch.randn(shape, generator=source, device=place.device)
+        pixels = place.own_rows(whole).to(place.device)
+        latents, output = loop.network(pixels, place.own_rows(sigma), place.own_rows(noise))
         loss = reconstruction_loss(output, pixels, config.gradient_weight)
         return loss + config.latent_weight * latent_loss(latents), loss.detach()
 
-    return TrainingLoop(model, config, objective)
+    loop = TrainingLoop(model, config, objective, place=place, network=RoundTrip(model, place))
+    return loop
 
 
 def _start_from(model: AutoencoderDC, folder: Path) -> None:
@@ -145,19 +175,30 @@ def train_autoencoder(
 
     Stopping saves a checkpoint first. Raises FileNotFoundError where the dataset is missing.
     """
-    torch.set_num_threads(config.num_threads)
-    dataset = load_dataset(config.dataset)
-    # A dataset may still grow while it is rendered: a run keeps to the scenes that were there when it began.
-    found = read_meta(config.checkpoint) if config.checkpoint.exists() else {}
-    meta = {"num_scenes": found.get("num_scenes", len(dataset.captions))}
-    loop = build_loop(config, lambda step: _batch(dataset, meta["num_scenes"], config, step))
-    held_out = np.stack([dataset.world.scene(10**9 + index).pixels for index in range(NUM_HELD_OUT)])
+    device = choose_device(config.device)
+    with closing(open_place(device, choose_dtype(config.dtype, device), is_sharded=config.is_sharded)) as place:
+        if place.num_processes == 1:  # otherwise torchrun's OMP_NUM_THREADS says
+            torch.set_num_threads(config.num_threads)
+        dataset = load_dataset(config.dataset)
+        # A dataset may still grow while it is rendered: a run keeps to the scenes that were there when it began.
+        found = read_meta(config.checkpoint) if config.checkpoint.exists() else {}
+        meta = {"num_scenes": int(place.of_main(found.get("num_scenes", len(dataset.captions))))}
+        loop = build_loop(config, lambda step: _batch(dataset, meta["num_scenes"], config, step), place)
+        held_out = np.stack([dataset.world.scene(10**9 + index).pixels for index in range(NUM_HELD_OUT)])
 
-    def tell_quality() -> None:
-        report(f"step {loop.step} held-out PSNR {psnr(reconstruct(loop.ema, held_out), held_out):.2f} dB")
+        def tell_quality() -> None:
+            average = loop.average()
+            if place.is_main:
+                quality = psnr(reconstruct(average, held_out), held_out)
+                report(f"step {loop.step} held-out PSNR {quality:.2f} dB")
+                loop.tell("held_out_psnr_db", quality)
 
-    is_finished = loop.run(meta, report=report, should_stop=should_stop, on_checkpoint=tell_quality)
-    return _finish(config, loop, dataset, held_out, report) if is_finished else None
+        is_finished = loop.run(meta, report=report, should_stop=should_stop, on_checkpoint=tell_quality)
+        average = loop.average().eval()
+        if is_finished and place.is_main:
+            _finish(config, average, loop.step, dataset, held_out, report)
+        place.wait()
+        return config.result if is_finished else None
 
 
 def _batch(dataset: SceneDataset, num_scenes: int, config: AutoencoderTrainConfig, step: int) -> Tensor:
@@ -167,12 +208,12 @@ def _batch(dataset: SceneDataset, num_scenes: int, config: AutoencoderTrainConfi
 
 def _finish(
     config: AutoencoderTrainConfig,
-    loop: TrainingLoop,
+    model: AutoencoderDC,
+    step: int,
     dataset: SceneDataset,
     held_out: ByteArray,
     report: Callable[[str], None],
-) -> Path:
-    model: AutoencoderDC = loop.ema.eval()
+) -> None:
     sample = np.random.default_rng(config.seed).choice(len(dataset.pixels), min(2048, len(dataset.pixels)), False)
     if config.frozen_encoder is None:
         normalize_latents(model, dataset.pixels[np.sort(sample)])
@@ -181,23 +222,29 @@ def _finish(
     pairs = np.concatenate([held_out[:32], output[:32]], axis=2)  # (32, H, 2W, 3)
     rows = [np.concatenate(list(pairs[start : start + 8]), axis=1) for start in range(0, 32, 8)]
     Image.fromarray(np.concatenate(rows)).save(config.out_dir / "reconstructions.png")
-    report(f"finished at step {loop.step}: held-out PSNR {psnr(output, held_out):.2f} dB, {config.result}")
-    return config.result
+    report(f"finished at step {step}: held-out PSNR {psnr(output, held_out):.2f} dB, {config.result}")
 
 
 @torch.no_grad()
 def encode_dataset(
-    autoencoder: Path, dataset: Path, target: Path, *, batch_size: int = 64, report: Callable[[str], None] = print
+    autoencoder: Path,
+    dataset: Path,
+    target: Path,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    report: Callable[[str], None] = print,
 ) -> Path:
     """Scaled latents of every finished scene, float16 (N, C, h, w), written to the .npy file `target`."""
-    model = AutoencoderDC.from_pretrained(autoencoder).eval().to(memory_format=torch.channels_last)
+    model = AutoencoderDC.from_pretrained(autoencoder).eval()
+    model = model.to(choose_device(device), memory_format=torch.channels_last)
     pixels = load_dataset(dataset).pixels
-    shape = model.encoder(to_network(pixels[:1])).shape[1:]
+    shape = encode(model, pixels[:1]).shape[1:]
     draft = target.with_suffix(".partial")
     latents = np.lib.format.open_memmap(draft, mode="w+", dtype=np.float16, shape=(len(pixels), *shape))
     for start in range(0, len(pixels), batch_size):
-        batch = model.encoder(to_network(pixels[start : start + batch_size])) * model.config.scaling_factor
-        latents[start : start + batch_size] = batch.numpy().astype(np.float16)
+        batch = encode(model, pixels[start : start + batch_size]) * model.config.scaling_factor
+        latents[start : start + batch_size] = batch.cpu().numpy().astype(np.float16)
         if start // batch_size % 100 == 0:
             report(f"encoded {start + len(batch)} of {len(pixels)}")
     latents.flush()

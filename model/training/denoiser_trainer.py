@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,19 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
+from model.autoencoder import Autoencoder
 from model.bundle import read_bundle
 from model.config import ModelConfig
+from model.engine import choose_device, choose_dtype
 from model.schedule import NUM_TRAIN_TIMESTEPS
+from model.text import TextEncoder
 from model.training.dataset import load_records
-from model.training.loop import TrainingLoop
+from model.training.devices import CPU, Place, open_place
+from model.training.flow_matching import add_noise, velocity_loss
+from model.training.latent_data import Batch, LatentBatches, LatentDataset, example_captions
+from model.training.loop import LoopOptions, TrainingLoop
+from model.training.repa import open_features, projection_head, repa_loss
+from model.training.sample_grid import NUM_SAMPLES, SAMPLES_NAME, SampleGrids
 from model.training.tokenizer import build_tokenizer
 from model.transformer import EMMDiT
 from model.weights import load_transformer
@@ -33,6 +42,9 @@ class DenoiserTrainConfig:
 
     `objects` narrows the dataset to scenes that show nothing else; empty means all. `start_from` is a bundle whose
     network and text encoder a new run begins with; its latents must come from that bundle's autoencoder.
+    `features` turns REPA on: a file of `model.training.features`, a row for each latent. A run may go on from a
+    checkpoint with or without them. `autoencoder` turns sample grids on. `num_parts` forwards make a step, each with
+    its part of the batch. `is_sharded` is FSDP instead of DDP, where torchrun started several processes.
     """
 
     dataset: Path
@@ -56,6 +68,15 @@ class DenoiserTrainConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     caption_dropout: float = 0.1
+    features: Path | None = None
+    repa_weight: float = 0.5
+    repa_hidden_size: int = 512
+    autoencoder: Path | None = None
+    sample_every_min: float = 10.0
+    device: str = "auto"
+    dtype: str = "auto"
+    is_sharded: bool = False
+    num_parts: int = 1
     is_compiled: bool = False
     num_threads: int = 2
     seed: int = 0
@@ -84,9 +105,18 @@ class DenoiserTrainConfig:
 
 
 class TextToVelocity(nn.Module):
-    """Text encoder and network as one module, so that one optimiser and one average hold both."""
+    """Text encoder and network as one module, so that one optimiser and one average hold both.
 
-    def __init__(self, config: DenoiserTrainConfig, latent_shape: Sequence[int], num_words: int) -> None:
+    `num_feature_channels` adds a REPA head. It comes last, so that checkpoints with and without it agree on the rest.
+    """
+
+    def __init__(
+        self,
+        config: DenoiserTrainConfig,
+        latent_shape: Sequence[int],
+        num_words: int,
+        num_feature_channels: int | None = None,
+    ) -> None:
         super().__init__()
         llama = LlamaConfig(
             vocab_size=num_words,
@@ -104,12 +134,20 @@ class TextToVelocity(nn.Module):
         self.text = LlamaModel(llama)
         self.transformer = EMMDiT(config.architecture(latent_shape))
         initialize(self.transformer)
+        if num_feature_channels is not None:
+            width = self.transformer.config.hidden_size
+            self.projectors = nn.ModuleList([projection_head(width, config.repa_hidden_size, num_feature_channels)])
 
-    def forward(self, latents: Tensor, ids: Tensor, mask: Tensor, timestep: Tensor) -> Tensor:
-        """Velocity (b, c, h, w)."""
+    def forward(
+        self, latents: Tensor, ids: Tensor, mask: Tensor, timestep: Tensor, *, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Velocity (b, c, h, w); `with_features` also returns what the REPA head makes of stage 1, (b, n, C)."""
         embeddings = self.text(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        velocity: Tensor = self.transformer(latents, embeddings, timestep)
-        return velocity
+        if not with_features:
+            velocity: Tensor = self.transformer(latents, embeddings, timestep)
+            return velocity
+        velocity, tokens = self.transformer(latents, embeddings, timestep, with_tokens=True)
+        return velocity, self.projectors[0](tokens)
 
 
 def initialize(transformer: EMMDiT) -> None:
@@ -127,32 +165,20 @@ def initialize(transformer: EMMDiT) -> None:
                 table[2], table[5] = 1.0, 1.0  # the gates: shift, scale, gate, shift, scale, gate
 
 
-@dataclass(frozen=True, slots=True)
-class LatentDataset:
-    """Latents (N, c, h, w) float16, memory-mapped, with token ids and masks (N, t) and the empty caption's."""
-
-    latents: np.ndarray
-    ids: Tensor
-    mask: Tensor
-    empty_ids: Tensor
-    empty_mask: Tensor
-    num_words: int
-
-
 def open_latents(config: DenoiserTrainConfig) -> LatentDataset:
     """Latents and captions of the scenes that show only `config.objects`. Raises ValueError where none does."""
     stored = np.load(config.latents, mmap_mode="r")
     wanted = frozenset(config.objects)
-    kept, captions = [], []
+    kept, records = [], []
     for index, record in zip(range(len(stored)), load_records(config.dataset), strict=False):
         if not wanted or all(name in wanted for name, _, _ in record.objects):
             kept.append(index)
-            captions.append(record.caption)
+            records.append(record)
     if not kept:
         raise ValueError(f"{config.dataset} holds no scene of only {sorted(wanted)}")
     tokenizer = build_tokenizer(config.num_text_tokens)
     padded = {"padding": "max_length", "max_length": config.num_text_tokens, "truncation": True, "return_tensors": "pt"}
-    tokens, empty = tokenizer(captions, **padded), tokenizer("", **padded)
+    tokens, empty = tokenizer([record.caption for record in records], **padded), tokenizer("", **padded)
     return LatentDataset(
         latents=stored[kept],
         ids=tokens["input_ids"],
@@ -160,13 +186,16 @@ def open_latents(config: DenoiserTrainConfig) -> LatentDataset:
         empty_ids=empty["input_ids"],
         empty_mask=empty["attention_mask"],
         num_words=len(tokenizer),
+        features=None if config.features is None else open_features(config.features, np.array(kept)),
+        examples=example_captions(records, NUM_SAMPLES),
     )
 
 
-def build_loop(config: DenoiserTrainConfig, data: LatentDataset) -> TrainingLoop:
+def build_loop(config: DenoiserTrainConfig, data: LatentDataset, place: Place = CPU) -> TrainingLoop:
     """A fresh run on `data`, seeded by the configuration. Raises TensorFileError where `start_from` does not fit."""
     torch.manual_seed(config.seed)
-    model = TextToVelocity(config, data.latents.shape[1:], data.num_words)
+    num_channels = None if data.features is None else data.features.num_channels
+    model = TextToVelocity(config, data.latents.shape[1:], data.num_words, num_channels)
     if config.start_from is not None:
         bundle = read_bundle(config.start_from)
         network = load_transformer(bundle.parts.transformer, model.transformer.config, dtype=torch.float32)
@@ -175,28 +204,33 @@ def build_loop(config: DenoiserTrainConfig, data: LatentDataset) -> TrainingLoop
         model.text.load_state_dict(text.state_dict())
     if config.is_compiled:
         model.transformer.compile(dynamic=False)
+    batches = LatentBatches(
+        data,
+        place,
+        batch_size=config.batch_size,
+        num_parts=config.num_parts,
+        caption_dropout=config.caption_dropout,
+        seed=config.seed,
+    )
 
-    def objective(step: int) -> tuple[Tensor, Tensor]:
-        loss = flow_matching_loss(model, config, data, step)
-        return loss, loss.detach()
+    def objective(index: int) -> tuple[Tensor, Tensor]:
+        loss, alignment = denoising_losses(loop.network, batches.draw(index))
+        return loss if alignment is None else loss + config.repa_weight * alignment, loss.detach()
 
-    return TrainingLoop(model, config, objective)
+    options = LoopOptions(num_parts=config.num_parts)
+    loop = TrainingLoop(model.to(place.device), config, objective, place=place, options=options)
+    return loop
 
 
-def flow_matching_loss(model: TextToVelocity, config: DenoiserTrainConfig, data: LatentDataset, step: int) -> Tensor:
-    """The loss of step number `step`'s batch."""
-    source = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    chosen = torch.randint(len(data.ids), (config.batch_size,), generator=source)
-    clean = torch.from_numpy(data.latents[chosen.numpy()]).float()
-    is_dropped = (torch.rand(config.batch_size, generator=source) < config.caption_dropout)[:, None]
-    ids = torch.where(is_dropped, data.empty_ids, data.ids[chosen])
-    mask = torch.where(is_dropped, data.empty_mask, data.mask[chosen])
-    sigma = torch.sigmoid(torch.randn(config.batch_size, generator=source))
-    noise = torch.randn(clean.shape, generator=source)
-    noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
-    velocity = model(noisy, ids, mask, sigma * NUM_TRAIN_TIMESTEPS)
-    loss: Tensor = (velocity - (noise - clean)).square().mean()
-    return loss
+def denoising_losses(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Flow matching's and, where the batch has features, REPA's loss. `network` is called as a TextToVelocity."""
+    noisy = add_noise(batch.clean, batch.noise, batch.sigma)
+    timestep = batch.sigma * NUM_TRAIN_TIMESTEPS
+    if batch.target is None:
+        velocity = network(noisy, batch.ids, batch.mask, timestep)
+        return velocity_loss(velocity, batch.clean, batch.noise), None
+    velocity, projected = network(noisy, batch.ids, batch.mask, timestep, with_features=True)
+    return velocity_loss(velocity, batch.clean, batch.noise), repa_loss(projected, batch.target)
 
 
 def train_denoiser(
@@ -207,10 +241,36 @@ def train_denoiser(
 ) -> Path | None:
     """Train, or go on training; returns the checkpoint, or None where `should_stop` ended it early.
 
-    Stopping saves a checkpoint first. Raises FileNotFoundError where dataset or latents are missing.
+    Stopping saves a checkpoint first. Raises FileNotFoundError where dataset or latents are missing, AutoencoderError
+    where the autoencoder is of other latents.
     """
-    torch.set_num_threads(config.num_threads)
-    data = open_latents(config)
-    loop = build_loop(config, data)
-    report(f"{len(data.ids)} scenes, {sum(p.numel() for p in loop.parameters) / 1e6:.2f} M parameters")
-    return config.checkpoint if loop.run({}, report=report, should_stop=should_stop) else None
+    device = choose_device(config.device)
+    with closing(open_place(device, choose_dtype(config.dtype, device), is_sharded=config.is_sharded)) as place:
+        if place.num_processes == 1:  # otherwise torchrun's OMP_NUM_THREADS says
+            torch.set_num_threads(config.num_threads)
+        data = open_latents(config)
+        loop, grids = build_loop(config, data, place), _open_grids(config, data, place)
+        num_parameters = sum(parameter.numel() for parameter in loop.parameters)
+        place.only_main(report)(f"{len(data.ids)} scenes, {num_parameters / 1e6:.2f} M parameters, {place.device}")
+
+        def show() -> None:
+            if grids is not None and grids.is_due(loop.elapsed_s):
+                average = loop.average()
+                assert isinstance(average, TextToVelocity)
+                if place.is_main:
+                    average.to(place.device)  # where it was sharded, it has been put together on the CPU
+                    text = TextEncoder(
+                        build_tokenizer(config.num_text_tokens), average.text, num_tokens=config.num_text_tokens
+                    )
+                    loop.show(SAMPLES_NAME, grids.draw(text, average.transformer, loop.step))
+
+        is_finished = loop.run({}, report=report, should_stop=should_stop, on_checkpoint=show)
+        return config.checkpoint if is_finished else None
+
+
+def _open_grids(config: DenoiserTrainConfig, data: LatentDataset, place: Place) -> SampleGrids | None:
+    if config.autoencoder is None:
+        return None
+    channels, _, _ = data.latents.shape[1:]
+    autoencoder = Autoencoder.load(config.autoencoder, num_channels=channels, device=place.device)
+    return SampleGrids(autoencoder, data.examples, config.out_dir, config.sample_every_min)

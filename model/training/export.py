@@ -15,6 +15,7 @@ from model.bundle import Bundle, write_bundle
 from model.config import ModelCard
 from model.training.checkpoints import read_meta
 from model.training.denoiser_trainer import DenoiserTrainConfig, TextToVelocity
+from model.training.repa import HEAD_PREFIX
 from model.training.sprites import licence_files, object_names
 from model.training.tokenizer import build_tokenizer, known_words
 
@@ -86,9 +87,9 @@ def export_bundle(
 def _read_average(checkpoint: Path) -> tuple[DenoiserTrainConfig, dict[str, torch.Tensor]]:
     values = read_meta(checkpoint)["config"]
     with safe_open(checkpoint, framework="pt") as file:
-        names = [key for key in file.keys() if key.startswith("ema/")]  # noqa: SIM118 (not a mapping)
-        average = {key.removeprefix("ema/"): file.get_tensor(key) for key in names}
-    for key in ("dataset", "latents", "out_dir", "start_from"):
+        names = [key.removeprefix("ema/") for key in file.keys() if key.startswith("ema/")]  # noqa: SIM118 (no mapping)
+        average = {name: file.get_tensor(f"ema/{name}") for name in names if not name.startswith(HEAD_PREFIX)}
+    for key in ("dataset", "latents", "out_dir", "start_from", "features", "autoencoder"):
         values[key] = None if values.get(key) is None else Path(values[key])
     for key in ("objects", "stages"):
         values[key] = tuple(values[key])

@@ -22,7 +22,8 @@ def to_network(pixels: ByteArray) -> Tensor:
 
 def to_bytes(pixels: Tensor) -> ByteArray:
     """Pixels (B, 3, H, W) in -1..1 to bytes (B, H, W, 3)."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    rounded = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, gradient_weight: float) -> Tensor:
@@ -48,8 +49,15 @@ def psnr(output: ByteArray, target: ByteArray) -> float:
 @torch.no_grad()
 def reconstruct(model: AutoencoderDC, pixels: ByteArray, batch_size: int = 32) -> ByteArray:
     """Bytes (N, H, W, 3) through encoder and decoder and back to bytes."""
-    batches = [to_network(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
-    return np.concatenate([to_bytes(model.decoder(model.encoder(batch))) for batch in batches])
+    batches = [pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size)]
+    return np.concatenate([to_bytes(model.decoder(encode(model, batch))) for batch in batches])
+
+
+@torch.no_grad()
+def encode(model: AutoencoderDC, pixels: ByteArray) -> Tensor:
+    """Latents (B, C, h, w) of bytes, on the model's device, not scaled."""
+    latents: Tensor = model.encoder(to_network(pixels).to(model.device))
+    return latents
 
 
 @torch.no_grad()
@@ -58,7 +66,7 @@ def normalize_latents(model: AutoencoderDC, pixels: ByteArray) -> None:
 
     Exact but for the zero padding at the latent's border, which then stands for the mean.
     """
-    latents = torch.cat([model.encoder(to_network(pixels[i : i + 32])) for i in range(0, len(pixels), 32)])
+    latents = torch.cat([encode(model, pixels[start : start + 32]) for start in range(0, len(pixels), 32)])
     mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3)).clamp_min(1e-4)
     out, into = model.encoder.conv_out, model.decoder.conv_in
     out.weight /= deviation[:, None, None, None]

@@ -73,7 +73,7 @@ def _replacements() -> list[normalizers.Replace]:
     rules += [(rf"\b(?:on )?(?:an? |the )?{name} background\b", f" {name}background ") for name in BACKGROUNDS]
     for name in sorted(object_names(), key=len, reverse=True):  # "hot dogs" before "dogs"
         forms = {name, plural(name, is_naive=False), plural(name, is_naive=True)}
-        pattern = "|".join(sorted(forms, key=len, reverse=True))
+        pattern = "|".join(sorted(forms, key=lambda form: (-len(form), form)))
         rules.append((rf"\b(?:{pattern})\b", f" {_joined(name)} "))
     rules += [(rf"\b(?:to )?(?:the )?{phrase}\b", f" {token} ") for phrase, token in RELATIONS.items()]
     return [normalizers.Replace(Regex(pattern), content) for pattern, content in rules]

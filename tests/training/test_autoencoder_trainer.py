@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ def tiny_config(dataset, out_dir, **changes):
         report_every=1,
         checkpoint_every=3,
         is_compiled=False,
+        device="cpu",
         num_threads=1,
     )
     return replace(config, **changes)
@@ -101,7 +103,8 @@ def test_the_loss_falls(dataset, tmp_path):
 def test_finished_latents_have_mean_zero_and_deviation_one_in_every_channel(dataset, tmp_path):
     config = tiny_config(dataset, tmp_path)
     trainer.train_autoencoder(config, report=lambda _: None)
-    target = trainer.encode_dataset(config.result, dataset, tmp_path / "latents.npy", report=lambda _: None)
+    encode = partial(trainer.encode_dataset, device="cpu", report=lambda _: None)
+    target = encode(config.result, dataset, tmp_path / "latents.npy")
     latents = np.load(target).astype(np.float32)
     assert latents.shape == (60, 4, 2, 2)
     assert latents.mean((0, 2, 3)) == pytest.approx(np.zeros(4), abs=0.02)

@@ -36,6 +36,7 @@ def config(tmp_path_factory):
         max_steps=8,
         warmup_steps=2,
         num_threads=1,
+        device="cpu",
         report_every=1,
     )
 
