@@ -21,15 +21,14 @@ MIN_DISTANCE = 0.055  # OKLab distance from the background at which a pixel belo
 MIN_PIECE_SHARE = 0.0025  # of the picture; less is a speck
 MAX_PART_SHARE = 0.5  # a piece this much smaller than another, its box touching the other's, is a part of it
 MAX_PART_GAP_PX = 5  # less than the room that the world leaves between objects
-MIN_BACKGROUND_SHARE = 0.08  # of the picture; where less is plain, nothing can be told from its background
+MIN_BACKGROUND_SHARE = 0.08  # of the picture; where less of it is plain, all is mush
 _DARKEST_SHADOW = 0.74  # factor in OKLab: 0.68 in sRGB, the world's strongest
-_SHADOW_SLACK = 0.06
-_SHADOW_BLUR_PX = 0.016 * SIDE_PX
-_DROP_PX = 2
+_SHADOW_SLACK = 0.06  # of that factor, by which a shadow may be darker than expected at its place
+_SHADOW_BLUR_PX = 0.016 * SIDE_PX  # the world's, as is the drop
+_DROP_PX = 2  # downwards; half as far to the right
 _FIT_CELLS = 32  # the background is fitted to a picture of this side
 _SCALES = (0.12, 0.08, 0.06, 0.04, 0.03)  # OKLab distance that halves a cell's say, from fit to fit
-_PLAIN = 0.03  # OKLab distance up to which a cell counts as background
-_MAX_RUNS = 3000  # more horizontal runs than this are noise, not objects
+_MAX_RUNS = 1200  # more horizontal runs than this are noise, not objects
 _CELL_PX = SIDE_PX // _FIT_CELLS
 
 BoolArray = npt.NDArray[np.bool_]
@@ -37,29 +36,24 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One connected thing: its box (left, top, right, bottom) px and its mask (height, width) inside the box."""
+    """One connected thing: its box (left, top, right, bottom) px, and its mask (height, width) inside the box."""
 
     box: tuple[int, int, int, int]
     mask: BoolArray
-
-    @property
-    def num_pixels(self) -> int:
-        """How many pixels it covers."""
-        return int(self.mask.sum())
+    num_pixels: int
 
 
 @dataclass(frozen=True, slots=True)
 class Foreground:
-    """A picture without its background: `lab` (SIDE_PX, SIDE_PX, 3), pieces from the largest, and what is no piece.
+    """What stands in a picture: its `pixels` and `lab` (SIDE_PX, SIDE_PX, 3), the pieces from the largest.
 
-    `speck_share` is the share of it that specks cover, `plain_share` that which the fitted background explains.
+    `speck_share` is the share of the picture that differs from the background and is no piece.
     """
 
     pixels: ByteArray
     lab: FloatArray
     pieces: tuple[Piece, ...]
     speck_share: float
-    plain_share: float
 
 
 def find_foreground(picture: ByteArray) -> Foreground:
@@ -67,16 +61,14 @@ def find_foreground(picture: ByteArray) -> Foreground:
     if picture.shape[:2] != (SIDE_PX, SIDE_PX):
         picture = np.asarray(Image.fromarray(picture).resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX))
     lab = _to_oklab(picture)
-    background, plain_share = _fit_background(lab)
-    if plain_share < MIN_BACKGROUND_SHARE:
-        return Foreground(picture, lab, (), 1.0 - plain_share, plain_share)
-    pieces = _pieces(*_masks(lab, background))
+    is_other, is_solid = _masks(lab, _fit_background(lab))
+    other_share = float(is_other.mean())
+    pieces = _pieces(is_other, is_solid) if other_share <= 1 - MIN_BACKGROUND_SHARE else None
     if pieces is None:
-        return Foreground(picture, lab, (), 1.0 - plain_share, plain_share)
-    min_pixels = MIN_PIECE_SHARE * SIDE_PX**2
-    kept = tuple(piece for piece in _with_parts(pieces) if piece.num_pixels >= min_pixels)
-    num_specks = sum(piece.num_pixels for piece in pieces) - sum(piece.num_pixels for piece in kept)
-    return Foreground(picture, lab, kept, num_specks / SIDE_PX**2, plain_share)
+        return Foreground(picture, lab, (), other_share)
+    wholes = _with_parts(pieces)
+    num_specks = sum(piece.num_pixels for piece in pieces) - sum(whole.num_pixels for whole in wholes)
+    return Foreground(picture, lab, tuple(wholes), num_specks / SIDE_PX**2)
 
 
 @cache
@@ -107,8 +99,8 @@ def _border() -> BoolArray:
     return ~inside.ravel()
 
 
-def _fit_background(lab: FloatArray) -> tuple[FloatArray, float]:
-    """The background (SIDE_PX, SIDE_PX, 3), and the share of the picture that it explains."""
+def _fit_background(lab: FloatArray) -> FloatArray:
+    """The background, (SIDE_PX, SIDE_PX, 3)."""
     starts = np.arange(0, SIDE_PX, _CELL_PX)
     cells = np.add.reduceat(np.add.reduceat(lab, starts, axis=0), starts, axis=1).reshape(-1, 3) / _CELL_PX**2
     terms = _terms(_FIT_CELLS)
@@ -123,15 +115,15 @@ def _fit_background(lab: FloatArray) -> tuple[FloatArray, float]:
         # A touch of ridge: where an object covers most of the picture, curvature is anybody's guess.
         fit = np.linalg.solve(weighted.T @ terms + 0.01 * np.eye(6, dtype=np.float32), weighted.T @ cells)
         surface = np.asarray(terms @ fit, dtype=np.float32)
-    plain_share = float(np.mean(np.square(cells - surface).sum(1) < _PLAIN**2))
-    return (_terms(SIDE_PX) @ fit).reshape(lab.shape).astype(np.float32), plain_share
+    return np.asarray((_terms(SIDE_PX) @ fit).reshape(lab.shape), dtype=np.float32)
 
 
 def _masks(lab: FloatArray, background: FloatArray) -> tuple[BoolArray, BoolArray]:
     """Pixels (SIDE_PX, SIDE_PX) that differ from the background, and those of them that are no shadow."""
     difference = lab - background
     is_other = np.einsum("ijk,ijk->ij", difference, difference) > MIN_DISTANCE**2
-    factor = np.einsum("ijk,ijk->ij", lab, background) / np.einsum("ijk,ijk->ij", background, background)
+    squares = np.einsum("ijk,ijk->ij", background, background)
+    factor = np.einsum("ijk,ijk->ij", lab, background) / np.maximum(squares, 1e-6)
     difference = lab - np.clip(factor, _DARKEST_SHADOW, 1)[..., None] * background
     is_solid = np.einsum("ijk,ijk->ij", difference, difference) > MIN_DISTANCE**2
     # Gray things on white are as gray as shadows are: a shadow is no darker than what lies beside it can cast.
@@ -142,9 +134,12 @@ def _masks(lab: FloatArray, background: FloatArray) -> tuple[BoolArray, BoolArra
     return is_other, is_other & ~is_shadow
 
 
-def _pieces(mask: BoolArray, solid: BoolArray) -> list[Piece] | None:
-    """Connected pieces (8 neighbours), the largest first; None where there are too many runs to be objects."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+def _pieces(is_other: BoolArray, is_solid: BoolArray) -> list[Piece] | None:
+    """Connected pieces (8 neighbours) from the largest; None where there are too many runs to be objects.
+
+    Shadows hold together what casts them, and are then left out.
+    """
+    edges = np.diff(np.pad(is_other, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]
     if len(rows) > _MAX_RUNS:
@@ -158,7 +153,7 @@ def _pieces(mask: BoolArray, solid: BoolArray) -> list[Piece] | None:
         inside = np.zeros((bottom - top, right - left), dtype=bool)
         for row, start, end in zip((rows[own] - top).tolist(), starts[own] - left, ends[own] - left, strict=True):
             inside[row, start:end] = True
-        inside &= solid[top:bottom, left:right]
+        inside &= is_solid[top:bottom, left:right]
         if inside.any():
             pieces.append(_cropped(left, top, inside))
     return sorted(pieces, key=lambda piece: -piece.num_pixels)
@@ -167,7 +162,7 @@ def _pieces(mask: BoolArray, solid: BoolArray) -> list[Piece] | None:
 def _cropped(left: int, top: int, mask: BoolArray) -> Piece:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = (left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1)
-    return Piece(box, mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return Piece(box, mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], int(mask.sum()))
 
 
 def _connect(
@@ -198,15 +193,19 @@ def _connect(
 
 
 def _with_parts(pieces: list[Piece]) -> list[Piece]:
-    """Pieces joined with their parts: a racket and its ball, a motion line, a spoke that stands apart."""
+    """Pieces joined with their parts: a racket and its ball, a motion line, a spoke that stands apart. Without specks.
+
+    `pieces` are in order from the largest: a part follows its whole.
+    """
     wholes: list[Piece] = []
-    for piece in pieces:  # from the largest: a part follows its whole
+    for piece in pieces:
         for index, whole in enumerate(wholes):
             if piece.num_pixels <= MAX_PART_SHARE * whole.num_pixels and _touches(piece.box, whole.box):
                 wholes[index] = _joined(whole, piece)
                 break
         else:
-            wholes.append(piece)
+            if piece.num_pixels >= MIN_PIECE_SHARE * SIDE_PX**2:
+                wholes.append(piece)
     return wholes
 
 
@@ -223,4 +222,4 @@ def _joined(first: Piece, second: Piece) -> Piece:
     for piece in (first, second):
         height, width = piece.mask.shape
         mask[piece.box[1] - top :, piece.box[0] - left :][:height, :width] |= piece.mask
-    return Piece((left, top, right, bottom), mask)
+    return Piece((left, top, right, bottom), mask, first.num_pixels + second.num_pixels)

@@ -21,7 +21,7 @@ from model.training.encoders import load_text_encoder
 from model.training.prepare import PrepareConfig, prepare
 from model.training.prepared_data import PreparedData
 from model.training.shards import ShardError, ShardReport, ShardWriter, read_report
-from model.training.sources import SourceError, Unusable, open_sample, open_source
+from model.training.sources import SourceError
 from model.training.world import EmojiWorld
 from tests.support.pictures import CAPTIONS, write_pictures
 from tests.support.tiny_bundle import write_tiny_bundle
@@ -263,36 +263,6 @@ def test_several_processes_make_the_same_shards(config, tmp_path):
     assert sorted(names) == sorted(path.name for path in (tmp_path / "other").iterdir())
     one, other = (PreparedData([folder]).read(np.arange(12)) for folder in (config.target, tmp_path / "other"))
     np.testing.assert_allclose(one.latents, other.latents, rtol=1e-2, atol=1e-2)
-
-
-def test_pictures_are_turned_upright_flattened_and_cropped_to_the_middle(tmp_path):
-    camera = Image.new("RGB", (40, 20), "red")
-    camera.paste("blue", (20, 0, 40, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held on its side: shown, the left half is the upper one
-    camera.save(tmp_path / "turned.png", exif=exif)
-    (tmp_path / "turned.txt").write_text("Turned\n")
-    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
-    clear.save(tmp_path / "clear.png")
-    (tmp_path / "clear.txt").write_text("clear")
-    clear_sample, turned_sample = open_source(tmp_path, 10).read(0)
-    turned = open_sample(turned_sample, 16)
-    assert turned.caption == "Turned"
-    assert not turned.is_enlarged
-    assert turned.pixels[2, 8].tolist() == [255, 0, 0]
-    assert turned.pixels[13, 8].tolist() == [0, 0, 255]
-    glass = open_sample(clear_sample, 32)
-    assert glass.is_enlarged
-    assert (glass.pixels == 255).all()
-    with pytest.raises(Unusable, match="no caption"):
-        open_sample(replace(clear_sample, caption=None), 32)
-
-
-def test_sources_that_hold_nothing_are_named(tmp_path):
-    with pytest.raises(SourceError, match="no pictures"):
-        open_source(tmp_path, 10)
-    with pytest.raises(SourceError, match=r"neither a folder nor a \.tar file"):
-        open_source(tmp_path / "gone", 10)
 
 
 def test_damaged_and_foreign_data_are_named(config, tmp_path):
