@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle import Bundle
+from model.fused import FusedEMMDiT
 from model.params import GenerationParams
 from model.sampler import euler_update, guide, initial_noise
-from model.schedule import NUM_TRAIN_TIMESTEPS, flow_sigmas
+from model.schedule import NUM_TRAIN_TIMESTEPS, serving_sigmas
 from model.weights import LoadedModel, load_bundle
 
 # Pictures per decoder call: its activations at 512px are some hundred megabytes each.
@@ -58,6 +59,7 @@ class Engine:
         self.device = device
         self.dtype = dtype
         self._model = model
+        self._network = FusedEMMDiT(model.transformer)
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto", dtype: str = "auto") -> Engine:
@@ -89,7 +91,7 @@ class Engine:
                 embedding=embeddings[prompt],
                 negative_embedding=None if negative is None else embeddings[negative],
                 latents=initial_noise(params.seed, self._latent_shape(params)).to(self.device),
-                sigmas=flow_sigmas(params.num_inference_steps),
+                sigmas=serving_sigmas(params.num_inference_steps, is_exact=params.exact_schedule),
             )
             for params, prompt, negative in zip(wanted, prompts, negatives, strict=True)
         ]
@@ -112,7 +114,7 @@ class Engine:
         embeddings += [s.negative_embedding for s in samples if s.negative_embedding is not None]
         rows = [*range(len(samples)), *guided]
 
-        velocity = self._model.transformer(
+        velocity = self._network(
             latents[rows].to(self.dtype), torch.stack(embeddings), sigma[rows] * NUM_TRAIN_TIMESTEPS
         ).float()
         conditional, unconditional = velocity[: len(samples)], velocity[len(samples) :]

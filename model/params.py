@@ -18,7 +18,8 @@ class GenerationParams:
     """One picture's recipe.
 
     `width` and `height` are pixels; `guidance_scale` <= 1 means a single forward per step (no guidance);
-    `seed` is 0..MAX_SEED. Raises ValueError where a value could not be drawn by any model.
+    `seed` is 0..MAX_SEED; `exact_schedule` spends a forward on the last 0.001 of noise, as published. Raises ValueError
+    where a value could not be drawn by any model.
     """
 
     prompt: str
@@ -29,6 +30,7 @@ class GenerationParams:
     seed: int
     negative_prompt: str = ""
     clean_prompt: bool = True
+    exact_schedule: bool = False
 
     def __post_init__(self) -> None:
         if self.width <= 0 or self.height <= 0:
@@ -46,9 +48,24 @@ class GenerationParams:
         return self.guidance_scale > 1.0
 
     @property
+    def num_forwards(self) -> int:
+        """Steps that the engine takes: one fewer than asked for where the last two are merged."""
+        return self.num_inference_steps - (0 if self.exact_schedule or self.num_inference_steps == 1 else 1)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of each forward: with guidance one with the prompt and one without."""
+        return 2 if self.is_guided else 1
+
+    @property
+    def cost_per_step(self) -> float:
+        """Work of one step in megapixel-steps: one with guidance counts twice, as it takes two rows."""
+        return self.width * self.height * self.num_rows / 1e6
+
+    @property
     def cost(self) -> float:
-        """Work of this picture in megapixel-steps: what queues are charged in."""
-        return self.width * self.height * self.num_inference_steps / 1e6
+        """Work of this picture in megapixel-steps: what queues and tenants are charged in."""
+        return self.cost_per_step * self.num_forwards
 
 
 def seed_of_image(seed: int, index: int) -> int:

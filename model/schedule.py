@@ -1,7 +1,7 @@
 """The noise schedule: which sigmas a picture of N steps passes through. Pure; no torch.
 
 Flow matching (arXiv 2510.27135, section 4): x_sigma = (1 - sigma) x0 + sigma noise, timestep = 1000 sigma.
-The published last step starts at sigma = 0.001.
+The published last step starts at sigma = 0.001: a whole forward that moves a latent by a thousandth of a velocity.
 """
 
 from __future__ import annotations
@@ -20,3 +20,13 @@ def flow_sigmas(num_steps: int) -> tuple[float, ...]:
         return (1.0, 0.0)
     stride = (NUM_TRAIN_TIMESTEPS - 1) / (num_steps - 1)
     return (*((NUM_TRAIN_TIMESTEPS - i * stride) / NUM_TRAIN_TIMESTEPS for i in range(num_steps)), 0.0)
+
+
+def serving_sigmas(num_steps: int, *, is_exact: bool = False) -> tuple[float, ...]:
+    """`flow_sigmas` with its last two steps taken as one, so N steps cost N - 1 forwards; `is_exact` keeps all N.
+
+    The merged step uses the velocity at its start for the last 0.001 too: docs/decisions/merged-last-step.md has what
+    that costs.
+    """
+    sigmas = flow_sigmas(num_steps)
+    return sigmas if is_exact or num_steps == 1 else (*sigmas[:-2], 0.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from model.engine import Sample
 from service.jobs import Done, ImageRef, Job
 from service.queue_types import JobProgress
+from service.scheduler import Group
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +36,7 @@ class JobRun:
 
     def progress(self, is_renewed: bool) -> JobProgress:
         """What the next heartbeat says about this job."""
-        num_steps = self.job.params.num_inference_steps * self.job.num_images
+        num_steps = self.job.params.num_forwards * self.job.num_images
         return JobProgress(self.job.id, self.job.attempt, self.num_steps_done, num_steps, is_renewed)
 
     def result(self, model_version: str, now_s: float) -> Done:
@@ -53,14 +54,23 @@ class JobRun:
 
 @dataclass(slots=True, eq=False)
 class JobRow:
-    """One picture of a run in the batch. `last_step_at` is the number of the forward it last took part in."""
+    """One picture of a run in the batch.
+
+    `admitted_at` is the number of the last forward before it joined, `last_step_at` of the one it last took part in.
+    """
 
     run: JobRun
     index: int
     sample: Sample
+    admitted_at: int
     last_step_at: int
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return (self.sample.params.width, self.sample.params.height)
+
+    @property
+    def group(self) -> Group:
+        """What it must have in common with others to share a forward."""
+        return (self.run.job.model, *self.size)

@@ -7,6 +7,7 @@ guessing. Times are seconds since the epoch on the Redis server's clock.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
@@ -46,6 +47,7 @@ class Job:
     """One accepted request: `num_images` pictures from one recipe, the i-th with `seed_of_image(seed, i)`.
 
     `attempt` is 0 until a worker claims the job and counts claims from 1. `inbox` is where its waiter listens.
+    `time_left_s` is how far off the deadline was when the job was claimed, on the server's clock.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Job:
     timeout_s: float
     inbox: str = ""
     attempt: int = 0
+    time_left_s: float = field(default=math.inf, compare=False)
 
     @property
     def cost(self) -> float:
@@ -142,18 +145,19 @@ def new_job_id() -> str:
 
 
 def encode_job(job: Job) -> str:
-    """The job as JSON, without `attempt`: that field belongs to the queue."""
+    """The job as JSON, without `attempt` and `time_left_s`: those belong to the queue."""
     values = asdict(job) | {"priority": int(job.priority), "v": CODEC_VERSION}
-    del values["attempt"]
+    del values["attempt"], values["time_left_s"]
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
 
 
-def decode_job(text: str, attempt: int = 0) -> Job:
+def decode_job(text: str, attempt: int = 0, time_left_s: float = math.inf) -> Job:
     """Raises ValueError for another codec version or unknown fields."""
     values = _versioned(text)
     try:
         params = GenerationParams(**values.pop("params"))
-        return Job(**(values | {"params": params, "priority": Priority(values["priority"]), "attempt": attempt}))
+        of_queue = {"attempt": attempt, "time_left_s": time_left_s}
+        return Job(**(values | of_queue | {"params": params, "priority": Priority(values["priority"])}))
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a job of codec version {CODEC_VERSION}: {error}") from error
 

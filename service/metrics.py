@@ -133,13 +133,13 @@ class Metrics:
         if isinstance(status.result, Cancelled):
             self.cancellations.labels(status.result.phase).inc()
 
-    def observe_step(self, resolution: str, num_rows: int, max_rows: int, duration_s: float) -> None:
-        """One denoising step of `num_rows` pictures in a worker of `max_rows`; `resolution` is "512x512"."""
+    def observe_step(self, resolution: str, num_pictures: int, num_rows: int, max_rows: int, duration_s: float) -> None:
+        """One denoising step of `num_pictures` in `num_rows` of a forward's `max_rows`; `resolution` is "512x512"."""
         self.batch_size.labels("denoise").observe(num_rows)
         self.batch_occupancy.observe(num_rows / max_rows)
         self.stage_duration.labels("denoise").observe(duration_s)
         self.denoise_step_duration.labels(resolution, batch_label(num_rows)).observe(duration_s)
-        self.denoise_steps.inc(num_rows)
+        self.denoise_steps.inc(num_pictures)
 
     def render(self, queue: QueueStats | None = None) -> bytes:
         """The exposition text. `queue` is asked of the server at scrape time; None leaves its gauges out."""

@@ -173,9 +173,9 @@ class JobQueue:
                     break
                 raise
             is_more_likely = bool(reply[0])
-            for job_id, text, attempt in zip(reply[1::3], reply[2::3], reply[3::3], strict=True):
+            for job_id, text, attempt, left_ms in zip(*(reply[start::4] for start in range(1, 5)), strict=True):
                 try:
-                    jobs.append(decode_job(text, attempt))
+                    jobs.append(decode_job(text, attempt, left_ms / 1000))
                 except ValueError as error:
                     # Written by another version of this program: perhaps a worker of that version is about too.
                     await self.retry(job_id, attempt, Failed("unreadable_job", f"no worker can read this job: {error}"))

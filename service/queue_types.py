@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 MAX_RETRY_AFTER_S = 120
 UNKNOWN_RATE_RETRY_AFTER_S = 5
@@ -76,19 +77,18 @@ class HeartbeatReply:
 class WorkerInfo:
     """A worker as it describes itself.
 
-    `max_rows` and `num_rows` count pictures it can hold and holds; `started_at` is seconds since the epoch on its own
-    clock, shown and never computed with; `rate_cost_per_s` is its measured speed in megapixel-steps per second, 0
-    while unknown.
+    `started_at` is seconds since the epoch on its own clock, shown and never computed with; `rate_cost_per_s` is its
+    measured speed in megapixel-steps per second, 0 while unknown; `costs` is a `CostSummary` (service/estimates.py) as
+    a dictionary, empty while nothing was measured.
     """
 
     id: str
     model: str
     version: str
     device: str
-    max_rows: int
-    num_rows: int
     started_at: float
     rate_cost_per_s: float = 0.0
+    costs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def submit_arguments(job: Job, limits: QueueLimits, valid_until_ms: int) -> list
         to_ticks(job.cost),
         job.num_images,
         to_ms(job.timeout_s),
-        job.params.num_inference_steps * job.num_images,
+        job.params.num_forwards * job.num_images,
         limits.capacity,
         valid_until_ms,
     ]

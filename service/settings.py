@@ -57,7 +57,12 @@ class Settings(BaseSettings):
         "auto", description="Number format of the model. auto: bfloat16 on a GPU, float32 on a CPU."
     )
     num_threads: int = Field(0, ge=0, description="Threads a CPU worker computes with; 0 leaves it to torch.")
-    max_batch_rows: int = Field(8, ge=1, le=1024, description="Pictures under way at once in one worker.")
+    max_batch_rows: int = Field(
+        16, ge=2, le=1024, description="Rows of one forward of the network; a picture with guidance takes two."
+    )
+    max_active_images: int = Field(
+        48, ge=1, le=1024, description="Pictures under way at once in one worker; each forward takes some of them."
+    )
 
     queue_capacity: int = Field(256, ge=1, description="Jobs that may wait; beyond it requests get 429.")
     max_images: int = Field(10, ge=1, le=100, description="Pictures per request.")

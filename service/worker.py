@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.engine import Engine, Sample
+from service.batch import Batch
 from service.blobs import BlobStore
 from service.delivery import OUTAGE_PAUSE_S, Delivery
 from service.errors import EmmditError, ServerOverloaded
@@ -28,7 +29,6 @@ from service.jobs import Cancelled, Expired, Failed, JobResult
 from service.metrics import Metrics, WorkerGauges
 from service.queue import JobQueue
 from service.queue_types import WorkerInfo
-from service.scheduler import Row, next_batch, smoothed_rate
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,7 @@ class Worker:
         self._id = worker_id
         self._started_at = time.time()
         self._runs: dict[str, JobRun] = {}
-        self._rows: list[JobRow] = []
-        self._num_forwards = 0
-        self._rate = 0.0
+        self._batch = Batch(settings.max_batch_rows, settings.max_active_images)
         self._cache_counts = (0, 0)
         self._last_progress_s = time.monotonic()
         self._last_heartbeat_s = time.monotonic()
@@ -113,7 +111,7 @@ class Worker:
             cost = await self._step()
             await self._decode_finished()
             if cost:
-                self._rate = smoothed_rate(self._rate, cost, time.monotonic() - started_s)
+                self._batch.costs.observe_work(cost, time.monotonic() - started_s)
             else:
                 await self._wait_for_work()
 
@@ -125,8 +123,8 @@ class Worker:
     # -- claim and admit
 
     async def _claim(self) -> None:
-        """Take as many jobs as there are free rows, never more: a prefetched job would wait here for no reason."""
-        num_free = self._settings.max_batch_rows - len(self._rows) - sum(run.num_waiting for run in self._runs.values())
+        """Take as many jobs as there are free places, never more: a prefetched job would wait here for no reason."""
+        num_free = self._batch.max_images - len(self._batch) - sum(run.num_waiting for run in self._runs.values())
         if num_free <= 0 or self._drain_deadline_s is not None:
             return
         try:
@@ -152,8 +150,8 @@ class Worker:
                 await self._pause(error)
 
     async def _admit(self) -> None:
-        """Begin waiting pictures, in the order their jobs were claimed, while there are free rows."""
-        num_free = self._settings.max_batch_rows - len(self._rows)
+        """Begin waiting pictures, in the order their jobs were claimed, while there are free places."""
+        num_free = self._batch.max_images - len(self._batch)
         admitted: list[tuple[JobRun, int]] = []
         for run in self._runs.values():
             while run.num_waiting and len(admitted) < num_free:
@@ -162,17 +160,20 @@ class Worker:
         if not admitted:
             return
         started_s = time.perf_counter()
+        num_encoded = self._engine.cache_counts[1]
         wanted = [run.job.params_of_image(index) for run, index in admitted]
         samples = await self._on_engine([run for run, _ in admitted], partial(self._engine.begin, wanted))
         if samples is None:
             return
-        self._metrics.stage_duration.labels("text_encode").observe(time.perf_counter() - started_s)
+        duration_s = time.perf_counter() - started_s
+        self._batch.costs.observe_text(self._engine.cache_counts[1] - num_encoded, duration_s)
+        self._metrics.stage_duration.labels("text_encode").observe(duration_s)
         self._metrics.batch_size.labels("text_encode").observe(len(admitted))
         self._count_cache_events()
         for (run, index), sample in zip(admitted, samples, strict=True):
             run.prompt, run.unknown_words = sample.prompt, sample.unknown_words
             if not run.is_dropped:
-                self._rows.append(JobRow(run, index, sample, self._num_forwards))
+                self._batch.add(run, index, sample)
 
     def _count_cache_events(self) -> None:
         counts = self._engine.cache_counts
@@ -183,23 +184,20 @@ class Worker:
     # -- step and decode
 
     async def _step(self) -> float:
-        """One forward for one size's rows. Returns its work in megapixel-steps, 0 where there was nothing to do."""
-        chosen = next_batch([Row(i, row.size, row.last_step_at) for i, row in enumerate(self._rows)])
-        if not chosen:
+        """One forward for those whose turn it is. Returns its work in megapixel-steps, 0 where there was none."""
+        batch = self._batch.choose(time.monotonic())
+        if not batch:
             return 0.0
-        batch = [self._rows[index] for index in chosen]
-        self._num_forwards += 1
         started_s = time.perf_counter()
         samples = [row.sample for row in batch]
         if await self._on_engine([row.run for row in batch], partial(self._step_samples, samples)) is None:
             return 0.0
-        width, height = batch[0].size
         duration_s = time.perf_counter() - started_s
-        self._metrics.observe_step(f"{width}x{height}", len(batch), self._settings.max_batch_rows, duration_s)
-        for row in batch:
-            row.last_step_at = self._num_forwards
-            row.run.num_steps_done += 1
-        return len(batch) * width * height / 1e6
+        self._batch.note_step(batch, duration_s)
+        width, height = batch[0].size
+        num_rows = sum(row.sample.params.num_rows for row in batch)
+        self._metrics.observe_step(f"{width}x{height}", len(batch), num_rows, self._batch.max_rows, duration_s)
+        return sum(row.sample.params.cost_per_step for row in batch)
 
     def _step_samples(self, samples: Sequence[Sample]) -> bool:
         self._engine.step(samples)
@@ -207,10 +205,7 @@ class Worker:
 
     async def _decode_finished(self) -> None:
         """Turn finished rows into pixels, and hand them to the PNG threads without waiting for those."""
-        finished = [row for row in self._rows if row.sample.is_finished]
-        self._rows = [row for row in self._rows if not row.sample.is_finished]
-        for size in dict.fromkeys(row.size for row in finished):
-            batch = [row for row in finished if row.size == size]
+        for batch in self._batch.take_finished():
             started_s = time.perf_counter()
             samples = [row.sample for row in batch]
             pictures = await self._on_engine(
@@ -218,7 +213,9 @@ class Worker:
             )
             if pictures is None:
                 continue
-            self._metrics.stage_duration.labels("decode").observe(time.perf_counter() - started_s)
+            duration_s = time.perf_counter() - started_s
+            self._batch.costs.observe_decode(*batch[0].size, len(batch), duration_s)
+            self._metrics.stage_duration.labels("decode").observe(duration_s)
             self._metrics.batch_size.labels("decode").observe(len(batch))
             for row, pixels in zip(batch, pictures, strict=True):
                 if not row.run.is_dropped:
@@ -270,7 +267,7 @@ class Worker:
         """Forget a run: its rows leave the batch before the next step."""
         run.is_dropped = True
         self._runs.pop(run.job.id, None)
-        self._rows = [row for row in self._rows if row.run is not run]
+        self._batch.drop(run)
 
     async def _release_rest(self) -> None:
         for run in list(self._runs.values()):
@@ -333,10 +330,9 @@ class Worker:
             model=self._engine.card.name,
             version=self._engine.card.version,
             device=str(self._engine.device),
-            max_rows=self._settings.max_batch_rows,
-            num_rows=len(self._rows),
             started_at=self._started_at,
-            rate_cost_per_s=self._rate,
+            rate_cost_per_s=self._batch.costs.rate_cost_per_s,
+            costs=self._batch.summary().to_dict(),
         )
 
     async def _reaping(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Deviations above its group's mean at which a picture counts as wholly good. Hardly any is: clipping many would move
 # a group's mean r off 1/2, and with it everything that its pictures have in common.
-MAX_ADVANTAGE = 4.0
+MAX_ADVANTAGE = 2.0
 _MIN_DEVIATION = 1e-4
 
 

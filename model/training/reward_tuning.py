@@ -44,9 +44,11 @@ class RewardTrainConfig:
     """One run; `model.training.loop.LoopSettings` says what its budget and schedule mean.
 
     `guidance` None is the bundle's own. `rollout_steps` are forwards a picture (twice as many with guidance).
-    `beta` is how far a step may lead from the policy that drew (a small one leads further); `pull_weight` ties the
-    velocities to the base's. `ema_decay` is also how slowly the policy that draws follows. A run ends early after
-    `patience` validations, one every `checkpoint_every` steps, without a better one.
+    `num_draws` are training rows of each picture, within `sigma_range`: there layout, names and colours are decided,
+    and the gradients of different prompts agree (docs/decisions/reward-tuning.md). `beta` is how far from the policy
+    that drew a step may lead (a small one leads further); `pull_weight` ties the velocities to the base's. `ema_decay`
+    is also how slowly the policy that draws follows. A run ends early after `patience` validations, one every
+    `checkpoint_every` steps, without a better one.
     """
 
     bundle: Path
@@ -56,8 +58,9 @@ class RewardTrainConfig:
     alpha: int = 64
     num_prompts: int = 6
     group_size: int = 8
-    rollout_steps: int = 10
-    num_draws: int = 2
+    rollout_steps: int = 7
+    num_draws: int = 4
+    sigma_range: tuple[float, float] = (0.65, 0.95)
     beta: float = 1.0
     pull_weight: float = 0.02
     num_validation: int = 96
@@ -207,7 +210,9 @@ class RewardTuning:
         """
         config, network = self.config, self._model.transformer
         p, g, m = config.num_prompts, config.group_size, config.num_draws
+        low, high = config.sigma_range
         sigma = (torch.arange(m)[:, None] + torch.rand(m, p, generator=source)) / m  # one from each m-th of 0..1
+        sigma = low + (high - low) * sigma
         noise = torch.randn(m, p, *self._latent_shape, generator=source)
         sigma = sigma.repeat_interleave(g, 1).flatten().to(self._device)  # (m * b,)
         noise = noise.repeat_interleave(g, 1).flatten(0, 1).to(self._device)  # (m * b, c, h, w)

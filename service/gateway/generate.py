@@ -99,6 +99,7 @@ async def _admit(request: Request, gateway: Gateway, owner: str) -> tuple[Job, M
     job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
     media_type = choose_media_type(request.headers.get("accept"), job.num_images)
     gateway.workers.refuse_if_absent()
+    gateway.workers.refuse_if_too_late(job)
     return job, media_type
 
 
@@ -120,7 +121,7 @@ async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
         job=job,
         state=JobState.QUEUED,
         step=0,
-        num_steps=job.params.num_inference_steps * job.num_images,
+        num_steps=job.params.num_forwards * job.num_images,
         created_at=time.time(),
         position=position,
     )

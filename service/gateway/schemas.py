@@ -31,6 +31,10 @@ class GenerateRequest(BaseModel):
     priority: PriorityName | None = Field(None, description="High runs first.")
     timeout_s: float | None = Field(None, description="Deadline in seconds, counted from acceptance.")
     clean_prompt: bool | None = Field(None, description="Clean the prompt as the model's training data was.")
+    exact_schedule: bool | None = Field(
+        None,
+        description="Spend a forward on the last 0.001 of noise, as published, instead of merging it into the last.",
+    )
 
 
 class ErrorDetail(BaseModel):

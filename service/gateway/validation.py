@@ -102,6 +102,7 @@ class Validator:
                 seed=seed,
                 negative_prompt=negative_prompt,
                 clean_prompt=_or(request.clean_prompt, True),
+                exact_schedule=_or(request.exact_schedule, False),
             ),
             num_images=num_images,
             priority=Priority[_or(request.priority, "normal").upper()],
@@ -125,6 +126,7 @@ class Validator:
             "priority": "high, normal, low",
             "timeout_s": f"a number above 0, up to {settings.max_timeout_s:g}",
             "clean_prompt": "true, false",
+            "exact_schedule": "true, false",
         }
         return sentences[field]
 

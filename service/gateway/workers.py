@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 
-from service.errors import NoWorker
-from service.jobs import JobState, JobStatus
+from service.errors import DeadlineExceeded, NoWorker
+from service.estimates import CostSummary, Work, can_finish_by, seconds_left
+from service.jobs import Job, JobState, JobStatus
 from service.queue import JobQueue
 from service.queue_types import QueueStats, WorkerInfo
 
@@ -45,15 +47,37 @@ class WorkerWatch:
             )
 
     def seconds_left(self, status: JobStatus, stats: QueueStats) -> float | None:
-        """An estimate from the workers' measured rates and the backlog; None where nothing was measured yet."""
-        rate = math.fsum(worker.rate_cost_per_s for worker in self.alive)
-        if rate <= 0 or status.state.is_terminal:
+        """An estimate from the workers' measured durations and the backlog; None where nothing was measured yet."""
+        if status.state.is_terminal:
             return None
-        own_s = status.job.cost * (1 - status.step / max(status.num_steps, 1)) / rate
-        if status.state is JobState.RUNNING:
-            # The job shares its worker's rate with the pictures beside it.
-            num_rows = sum(worker.num_rows for worker in self.alive) / len(self.alive)
-            return own_s * len(self.alive) * max(1.0, num_rows / status.job.num_images)
-        num_ahead = status.position or 0
+        work = work_of(status.job, share_left=1 - status.step / max(status.num_steps, 1))
+        is_waiting = status.state is JobState.QUEUED
         mean_cost = stats.waiting_cost / max(stats.num_waiting, 1)
-        return own_s + num_ahead * mean_cost / rate
+        cost_ahead = (status.position or 0) * mean_cost if is_waiting else None
+        return seconds_left(work, self._summaries(), cost_ahead=cost_ahead)
+
+    def refuse_if_too_late(self, job: Job) -> None:
+        """Raises DeadlineExceeded where not even the fastest worker could draw this in time, alone."""
+        if not can_finish_by(work_of(job), self._summaries(), job.timeout_s):
+            raise DeadlineExceeded(
+                f"timeout_s: {job.timeout_s:g} is not enough for this picture on the workers that are alive; "
+                "allowed: a longer one, or fewer steps or pictures"
+            )
+
+    def _summaries(self) -> list[CostSummary]:
+        summaries = []
+        for worker in self.alive:
+            with suppress(ValueError):  # a worker of another version: its speed is unknown here, its work is not
+                summaries.append(CostSummary.from_dict(worker.costs))
+        return summaries
+
+
+def work_of(job: Job, share_left: float = 1.0) -> Work:
+    """What is left to do for `job`, its pictures being equally far."""
+    params = job.params
+    return Work(
+        group=(job.model, params.width, params.height),
+        num_steps=math.ceil(params.num_forwards * share_left),
+        rows_per_picture=params.num_rows,
+        num_pictures=job.num_images,
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from model.config import ModelCard
 from service.blobs import DirectoryBlobs, blob_key
 from service.errors import ServerOverloaded
+from service.estimates import CostSummary, Line
 from service.gateway.app import create_app
 from service.gateway.background import is_cancelled
 from service.gateway.server import GatewayServer, bind
@@ -70,8 +71,13 @@ class PaintingWorker:
                 await asyncio.sleep(0.1)
             await asyncio.sleep(BEAT_S)
 
+    def costs(self):
+        """A step takes half a second, whatever shares it."""
+        line = Line(0.5, 0.0)
+        return CostSummary(10.0, 8, len(self.held), {(self.model, 512, 512): line}, {("", 512, 512): line}).to_dict()
+
     async def _beat(self):
-        info = WorkerInfo("painter", self.model, "v1", "cpu", 8, len(self.held), time.time(), 10.0)
+        info = WorkerInfo("painter", self.model, "v1", "cpu", time.time(), 10.0, self.costs())
         steps = [JobProgress(job.id, job.attempt, 1, 4 * job.num_images) for job in self.held.values()]
         reply = await self.queue.heartbeat(info, steps)
         for job_id in reply.cancelled:

@@ -155,3 +155,14 @@ def test_a_gateway_that_stops_lets_its_waiting_clients_have_their_pictures(start
         client.join(20)
         assert responses[0].status_code == 200
         assert responses[0].content.startswith(b"\x89PNG")
+
+
+def test_a_deadline_that_no_worker_can_meet_is_refused_at_once(start_gateway):
+    with start_gateway() as gateway:
+        assert gateway.generate().status_code == 200
+        response = gateway.generate(num_inference_steps=50, timeout_s=0.01)  # a step of this size takes 8 ms there
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert "0.01" in response.json()["error"]["message"]
+        assert "x-job-id" not in response.headers
+        assert len(gateway.worker.seen) == 1
+        assert gateway.value("rejections_total", reason="deadline_exceeded") == 1

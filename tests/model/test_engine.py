@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_another_seed_prompt_or_guidance_draws_another_picture(engine):
 
 
 def test_rows_keep_their_own_step_counts(engine):
-    short, long = engine.begin([recipe(steps=1), recipe(steps=3)])
+    short, long = engine.begin([recipe(steps=2), recipe(steps=4)])
     engine.step([short, long])
     assert short.is_finished
     assert not long.is_finished
@@ -120,3 +122,10 @@ def test_every_allowed_seed_is_a_picture_of_its_own_and_larger_ones_are_refused(
     assert len({tuple(noise.flatten().tolist()) for noise in noises}) == len(noises)
     with pytest.raises(ValueError, match=r"seed must be 0\.\.4294967295, got 4294967296"):
         recipe(seed=MAX_SEED + 1)
+
+
+def test_the_merged_last_step_is_within_a_few_levels_of_the_published_schedule(engine):
+    merged, exact = recipe(steps=20, guidance=4.5), replace(recipe(steps=20, guidance=4.5), exact_schedule=True)
+    (short,), (long,) = engine.begin([merged]), engine.begin([exact])
+    assert (short.num_steps, long.num_steps) == (merged.num_forwards, exact.num_forwards) == (19, 20)
+    assert level_difference(draw(engine, merged)[0], draw(engine, exact)[0]) <= 3

@@ -58,7 +58,7 @@ def make_job(owner="ada", *, prompt="a red apple", steps=20, size=512, **changes
 
 
 def make_worker(worker_id="w1", rate_cost_per_s=0.0):
-    return WorkerInfo(worker_id, MODEL, "demo-1", "cpu", 8, 0, 1.0, rate_cost_per_s)
+    return WorkerInfo(worker_id, MODEL, "demo-1", "cpu", 1.0, rate_cost_per_s)
 
 
 async def submit_all(queue, jobs):
@@ -87,8 +87,11 @@ async def eventually(condition, timeout_s=10.0):
 
 async def let_lease_end(raw, job_id):
     """The lease of a running job is over now, whatever the clock says."""
-    await raw.zadd(PREFIX + "leases", {job_id: 0}, xx=True)
-    assert await raw.zscore(PREFIX + "leases", job_id) == 0
+    async with raw.pipeline(transaction=True) as pipe:  # between two commands its worker's heartbeat may come
+        pipe.zadd(PREFIX + "leases", {job_id: 0}, xx=True)
+        pipe.zscore(PREFIX + "leases", job_id)
+        _, score = await pipe.execute()
+    assert score == 0
 
 
 async def let_deadline_pass(raw, job_id):

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from model.engine import Engine
 from model.params import seed_of_image
 from service.blobs import DirectoryBlobs
+from service.estimates import CostSummary
 from service.jobs import Cancelled, Done, Failed, JobState
 from service.metrics import Metrics
 from service.settings import Settings
@@ -84,7 +85,7 @@ async def test_a_job_comes_back_as_the_pictures_it_asked_for(queue, engine, tmp_
     assert [picture.size for picture in pictures] == [(64, 64)] * 3
     assert pictures[0].text["Seed"] == "7"
     assert "Prompt" not in pictures[0].text
-    assert (status.step, status.num_steps) == (9, 9)
+    assert (status.step, status.num_steps) == (6, 6)
     assert await count_events(raw) == {job.id: 1}
 
 
@@ -100,7 +101,7 @@ async def test_many_jobs_with_mixed_steps_and_guidance_fill_the_batch(queue, eng
     )
     assert full >= 0.7 * bench.sample("emmdit_batch_size_count", stage="denoise")
     assert bench.sample("emmdit_images_total", model=MODEL, resolution="64x64") == 16
-    assert bench.sample("emmdit_denoise_steps_total") == sum(job.params.num_inference_steps for job in jobs)
+    assert bench.sample("emmdit_denoise_steps_total") == sum(job.params.num_forwards for job in jobs)
 
 
 async def test_a_short_job_behind_a_long_one_leaves_first(queue, engine, tmp_path):
@@ -113,6 +114,38 @@ async def test_a_short_job_behind_a_long_one_leaves_first(queue, engine, tmp_pat
         assert (await queue.status(long.id, long.owner)).state is JobState.RUNNING
         await queue.cancel(long.id, long.owner)
         await bench.ended(long)
+
+
+async def test_a_short_job_overtakes_a_batch_that_is_full_of_long_ones(queue, engine, tmp_path):
+    long_ones, short = [tiny_job(steps=300) for _ in range(3)], tiny_job(steps=3)  # two rows each, four in a forward
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        for long in long_ones:
+            await queue.submit(long)
+        for long in long_ones:
+            await eventually(lambda job=long: _is_running(queue, job))
+        await queue.submit(short)
+        await bench.ended(short)
+        for long in long_ones:
+            assert (await queue.status(long.id, long.owner)).state is JobState.RUNNING
+            await queue.cancel(long.id, long.owner)
+        for long in long_ones:
+            await bench.ended(long)
+
+
+async def test_a_heartbeat_tells_what_steps_and_decoding_took(queue, engine, tmp_path):
+    job = tiny_job()
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await queue.submit(job)
+        await bench.ended(job)
+
+        async def measured():
+            costs = [CostSummary.from_dict(worker.costs) for worker in await queue.workers() if worker.costs]
+            return [summary for summary in costs if summary.steps and summary.decodes]
+
+        (summary,) = await eventually(measured)
+    assert summary.max_rows == 4
+    assert summary.steps[MODEL, 64, 64](2) > 0
+    assert summary.decodes["", 64, 64](1) > 0
 
 
 async def test_words_the_model_does_not_know_come_back_as_a_warning(queue, engine, tmp_path):

@@ -1,0 +1,93 @@
+"""The pictures that one worker has under way, who of them takes the next step, and what their steps cost.
+
+More pictures may be under way than fit into one forward: pausing one between two steps costs nothing, so the choice is
+made anew before every forward (service/scheduler.py) and a long picture never stands in a short one's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model.engine import Sample
+from service.cost_model import CostModel
+from service.estimates import CostSummary
+from service.job_run import JobRow, JobRun
+from service.scheduler import Candidate, SchedulerState, choose
+
+
+class Batch:
+    """At most `max_images` pictures; a forward takes `max_rows` rows of them, a picture with guidance being two."""
+
+    def __init__(self, max_rows: int, max_images: int) -> None:
+        self.costs = CostModel()
+        self.max_rows = max_rows
+        self.max_images = max_images
+        self._rows: list[JobRow] = []
+        self._num_forwards = 0
+        self._schedule = SchedulerState()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a forward that all pictures under way would take."""
+        return sum(row.sample.params.num_rows for row in self._rows)
+
+    def add(self, run: JobRun, index: int, sample: Sample) -> None:
+        """The index-th picture of `run` joins; it can take part in the next forward."""
+        self._rows.append(JobRow(run, index, sample, self._num_forwards, self._num_forwards))
+
+    def drop(self, run: JobRun) -> None:
+        """All pictures of `run` leave before the next forward."""
+        self._rows = [row for row in self._rows if row.run is not run]
+
+    def choose(self, now_s: float) -> list[JobRow]:
+        """The pictures for the next forward, all of one size; empty where none is under way. Counts as a forward."""
+        candidates = [self._candidate(place, row) for place, row in enumerate(self._rows)]
+        self._num_forwards += bool(candidates)
+        choice = choose(
+            candidates,
+            self._schedule,
+            now_s=now_s,
+            forward=self._num_forwards,
+            max_rows=self.max_rows,
+            step_s=self.costs.step_s,
+        )
+        self._schedule = choice.state
+        return [self._rows[place] for place in choice.indices]
+
+    def note_step(self, chosen: Sequence[JobRow], duration_s: float) -> None:
+        """These have taken their step, in a forward that took so long."""
+        self.costs.observe_step(chosen[0].group, sum(row.sample.params.num_rows for row in chosen), duration_s)
+        for row in chosen:
+            row.last_step_at = self._num_forwards
+            row.run.num_steps_done += 1
+
+    def take_finished(self) -> list[list[JobRow]]:
+        """The pictures that only want decoding, by size; they are under way here no longer."""
+        by_size: dict[tuple[int, int], list[JobRow]] = {}
+        for row in self._rows:
+            if row.sample.is_finished:
+                by_size.setdefault(row.size, []).append(row)
+        self._rows = [row for row in self._rows if not row.sample.is_finished]
+        return list(by_size.values())
+
+    def summary(self) -> CostSummary:
+        """What a heartbeat tells the gateways."""
+        return self.costs.summary(self.max_rows, self.num_rows)
+
+    def _candidate(self, place: int, row: JobRow) -> Candidate:
+        job, params = row.run.job, row.sample.params
+        return Candidate(
+            index=place,
+            group=row.group,
+            num_rows=params.num_rows,
+            steps_left=row.sample.num_steps - row.sample.step,
+            priority=int(job.priority),
+            owner=job.owner,
+            deadline_s=row.run.claimed_at_s + job.time_left_s - self.costs.decode_s(*row.size),
+            admitted_at=row.admitted_at,
+            last_step_at=row.last_step_at,
+            cost_per_step=params.cost_per_step,
+        )
