@@ -20,6 +20,7 @@ import typer
 from model.bundle import Bundle
 from model.catalog import resolve_bundle
 from model.errors import BundleError
+from service.cli_bench import bench_app
 from service.cli_evaluate import evaluate
 from service.cli_models import models_app
 from service.cli_train import train_app
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
+app.add_typer(bench_app, name="bench")
 app.command()(evaluate)
 
 ModelOption = Annotated[str | None, typer.Option(help="Name of a known model, or the folder of a bundle.")]

@@ -91,7 +91,7 @@ def recipe(
     """Train E-MMDiT by a recipe file, on prepared data. Continues from the checkpoint in --out if there is one."""
     from model.training.recipe import find_recipe, read_recipe
     from model.training.recipe_trainer import RecipeRun, train_recipe
-    from service.cli_train import _stop_on_signal
+    from service.cli_train import stop_on_signal
 
     _require_device(device)
     with _explained():
@@ -107,7 +107,7 @@ def recipe(
             is_compiled=compile,
             sample_every_min=sample_every,
         )
-        train_recipe(run, report=typer.echo, should_stop=_stop_on_signal())
+        train_recipe(run, report=typer.echo, should_stop=stop_on_signal())
 
 
 @recipe_app.command()

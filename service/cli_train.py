@@ -70,7 +70,7 @@ def autoencoder(
     config = AutoencoderTrainConfig(
         dataset, out, max_minutes=minutes, frozen_encoder=keep_encoder, device=device, dtype=dtype, is_sharded=shard
     )
-    train_autoencoder(config, report=_report, should_stop=_stop_on_signal())
+    train_autoencoder(config, report=_report, should_stop=stop_on_signal())
 
 
 @train_app.command()
@@ -153,7 +153,7 @@ def denoiser(
         dtype=dtype,
         is_sharded=shard,
     )
-    train_denoiser(config, report=_report, should_stop=_stop_on_signal())
+    train_denoiser(config, report=_report, should_stop=stop_on_signal())
 
 
 @train_app.command()
@@ -172,7 +172,7 @@ def judge(
     weights: Path | None = SHIPPED_WEIGHTS
     if not report_only:
         config = JudgeTrainConfig(dataset, out, autoencoder, max_steps=steps)
-        weights = train_judge(config, report=_report, should_stop=_stop_on_signal())
+        weights = train_judge(config, report=_report, should_stop=stop_on_signal())
     if weights is not None:
         figures = make_report(load_judge(weights), weights, autoencoder)
         write_report(figures, weights.with_name("judge_report.json"))
@@ -231,7 +231,7 @@ def distill(
         device=device,
         num_threads=num_threads,
     )
-    student = train_distill(config, report=_report, should_stop=_stop_on_signal())
+    student = train_distill(config, report=_report, should_stop=stop_on_signal())
     if student is not None:
         write_student_bundle(read_bundle(teacher), student, bundle, name=name, version=version, num_steps=steps)
         typer.echo(f"written: {bundle}")
@@ -275,7 +275,7 @@ def reward(
         seed=seed,
     )
     judge = TemplateReward(known_objects(source.card.vocabulary or ()))
-    adapter = train_rewards(config, judge.score_batch, report=_report, should_stop=_stop_on_signal())
+    adapter = train_rewards(config, judge.score_batch, report=_report, should_stop=stop_on_signal())
     if adapter is not None:
         write_adapted_bundle(source, adapter, bundle, name=name, version=version, guidance=guidance)
         typer.echo(f"written: {bundle}")
@@ -320,7 +320,7 @@ def _report(line: str) -> None:
     typer.echo(line)
 
 
-def _stop_on_signal() -> Callable[[], bool]:
+def stop_on_signal() -> Callable[[], bool]:
     """True once SIGINT or SIGTERM came: the trainer then saves and returns."""
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -31,7 +31,7 @@ def test_a_published_models_card_needs_no_weights(tmp_path):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path):
-    with pytest.raises(UnknownModel, match=r"'nitro-x'.*demo, nitro-e-512, "):
+    with pytest.raises(UnknownModel, match=r"'nitro-x'.*demo, demo-dist, demo-grpo, nitro-e-512, "):
         find_card("nitro-x", tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""`emmdit bench serve`: load for a running service, and what came of it. Needs no torch."""
