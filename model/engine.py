@@ -58,8 +58,9 @@ class Engine:
         self.card = model.card
         self.device = device
         self.dtype = dtype
-        self._model = model
-        self._network = FusedEMMDiT(model.transformer)
+        self._text, self._autoencoder = model.text, model.autoencoder
+        self._num_channels = model.config.in_channels
+        self._network = FusedEMMDiT(model.transformer)  # `model` is not kept: its own projections can be let go
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto", dtype: str = "auto") -> Engine:
@@ -71,12 +72,12 @@ class Engine:
     @property
     def cache_counts(self) -> tuple[int, int]:
         """(hits, misses) of the text embedding cache since the start."""
-        return self._model.text.num_hits, self._model.text.num_misses
+        return self._text.num_hits, self._text.num_misses
 
     @torch.inference_mode()
     def begin(self, wanted: Sequence[GenerationParams]) -> list[Sample]:
         """Start pictures: all their prompts are encoded in one forward; noise comes from each one's own seed."""
-        text = self._model.text
+        text = self._text
         prompts = [text.clean(params.prompt, params.clean_prompt) for params in wanted]
         negatives = [
             text.clean(params.negative_prompt, params.clean_prompt) if params.is_guided else None for params in wanted
@@ -97,8 +98,8 @@ class Engine:
         ]
 
     def _latent_shape(self, params: GenerationParams) -> tuple[int, int, int]:
-        compression = self._model.autoencoder.spatial_compression
-        return (self._model.config.in_channels, params.height // compression, params.width // compression)
+        compression = self._autoencoder.spatial_compression
+        return (self._num_channels, params.height // compression, params.width // compression)
 
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> None:
@@ -141,7 +142,7 @@ class Engine:
             latents = torch.stack([sample.latents for sample in samples[start : start + MAX_DECODE_ROWS]])
             if not torch.isfinite(latents).all():
                 raise ArithmeticError("latents are not finite: the network overflowed, or its weights are damaged")
-            pictures.extend(self._model.autoencoder.decode(latents))
+            pictures.extend(self._autoencoder.decode(latents))
             on_progress()
         return pictures
 

@@ -63,12 +63,12 @@ def test_a_linked_bundle_stays_where_it_is(folder, models_dir):
 
 
 def test_parts_outside_the_folder_are_named_not_copied(folder, models_dir, tmp_path):
-    (folder / "autoencoder").rename(tmp_path / "shared")
+    (folder / "autoencoder").rename(tmp_path / "elsewhere")
     values = json.loads((folder / "bundle.json").read_text())
-    values["parts"]["autoencoder"] = "../shared"
+    values["parts"]["autoencoder"] = "../elsewhere"
     (folder / "bundle.json").write_text(json.dumps(values))
     bundle = add_bundle(folder, models_dir)
-    assert bundle.parts.autoencoder == tmp_path / "shared"
+    assert bundle.parts.autoencoder == tmp_path / "elsewhere"
     assert not (models_dir / "mine" / "autoencoder").exists()
     assert resolve_bundle("mine", models_dir) == bundle
 
