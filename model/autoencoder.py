@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.errors import AutoencoderError
+from model.fast_decoder import make_fast
 from model.tensor_file import read_header
 
 
@@ -54,7 +55,9 @@ class Autoencoder:
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if names := sorted(str(name) for name in found[problem]):
                 raise AutoencoderError(f"{folder}: {len(names)} {problem.replace('_', ' ')}: {', '.join(names[:4])}")
-        loaded = cls(network.to(device).eval().requires_grad_(False))
+        network = network.to(device).eval().requires_grad_(False)
+        make_fast(network.decoder)
+        loaded = cls(network)
         if loaded.num_channels != num_channels:
             raise AutoencoderError(
                 f"{folder}: latents of {loaded.num_channels} channels, but the network draws {num_channels}"
@@ -69,7 +72,8 @@ class Autoencoder:
         """Latents (b, c, h, w) -> pictures (b, h * compression, w * compression, 3), uint8."""
         dtype, device = self.network.dtype, self.network.device
         with torch.autocast(device.type, enabled=False):
-            pixels = self.network.decode((latents / self.scaling_factor).to(device, dtype), return_dict=False)[0]
+            scaled = (latents / self.scaling_factor).to(device, dtype, memory_format=torch.channels_last)
+            pixels = self.network.decode(scaled, return_dict=False)[0]
         pixels = pixels.float().add(1).mul(127.5).clamp(0, 255).round()  # [-1, 1] -> [0, 255]
         pictures: NDArray[np.uint8] = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pictures

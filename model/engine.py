@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.bundle import Bundle
+from model.compiled import CompileTarget, Forward, load_compiled
 from model.fused import FusedEMMDiT
 from model.params import GenerationParams
 from model.sampler import euler_update, guide, initial_noise
@@ -52,22 +54,46 @@ class Sample:
 
 
 class Engine:
-    """One loaded model on one device. `device` and `dtype` are as chosen by `choose_device` and `choose_dtype`."""
+    """One loaded model on one device. `device` and `dtype` are as chosen by `choose_device` and `choose_dtype`.
 
-    def __init__(self, model: LoadedModel, device: torch.device, dtype: torch.dtype) -> None:
+    With `exact_rows` every forward has exactly so many rows, spare ones repeating the first, and is never a compiled
+    one; prompts are encoded and pictures decoded one at a time. Then a picture is the same to the bit in any company.
+    """
+
+    def __init__(self, model: LoadedModel, device: torch.device, dtype: torch.dtype, *, exact_rows: int = 0) -> None:
         self.card = model.card
         self.device = device
         self.dtype = dtype
         self._text, self._autoencoder = model.text, model.autoencoder
-        self._num_channels = model.config.in_channels
+        self._config = model.config
         self._network = FusedEMMDiT(model.transformer)  # `model` is not kept: its own projections can be let go
+        self._compiled: dict[tuple[int, int], Forward] = {}  # by height and width of the latents
+        self._exact_rows = exact_rows
 
     @classmethod
-    def load(cls, bundle: Bundle, device: str = "auto", dtype: str = "auto") -> Engine:
+    def load(cls, bundle: Bundle, device: str = "auto", dtype: str = "auto", *, exact_rows: int = 0) -> Engine:
         """Load `bundle`. Raises BundleError for the bundle, ValueError for a device that is not there."""
         chosen = choose_device(device)
         number_format = choose_dtype(dtype, chosen)
-        return cls(load_bundle(bundle, device=chosen, dtype=number_format), chosen, number_format)
+        return cls(
+            load_bundle(bundle, device=chosen, dtype=number_format), chosen, number_format, exact_rows=exact_rows
+        )
+
+    def compile_targets(self) -> list[CompileTarget]:
+        """What could be compiled for this engine, the default size first; nothing in exact mode."""
+        if self._exact_rows:
+            return []
+        compression, dtype = self._autoencoder.spatial_compression, str(self.dtype).removeprefix("torch.")
+        sizes = [[int(side) // compression for side in size.split("x")] for size in self.card.sizes]
+        return [CompileTarget(self._config, height, width, dtype, str(self.device)) for width, height in sizes]
+
+    def load_compiled(self, package: Path, target: CompileTarget) -> Forward:
+        """A compiled forward of this engine's network, compared with it; for `adopt`. Raises CompileError."""
+        return load_compiled(package, target, self._network)
+
+    def adopt(self, target: CompileTarget, forward: Forward) -> None:
+        """Use `forward` for latents of its size from the next step on."""
+        self._compiled[(target.height, target.width)] = forward
 
     @property
     def cache_counts(self) -> tuple[int, int]:
@@ -83,7 +109,7 @@ class Engine:
             text.clean(params.negative_prompt, params.clean_prompt) if params.is_guided else None for params in wanted
         ]
         distinct = list(dict.fromkeys([*prompts, *(negative for negative in negatives if negative is not None)]))
-        embeddings = dict(zip(distinct, text.encode(distinct), strict=True))
+        embeddings = self._embeddings(distinct)
         return [
             Sample(
                 params=params,
@@ -97,9 +123,18 @@ class Engine:
             for params, prompt, negative in zip(wanted, prompts, negatives, strict=True)
         ]
 
+    def _embeddings(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Of each prompt (t, channels); in exact mode every one from a forward of its own."""
+        batches = [[prompt] for prompt in prompts] if self._exact_rows else [prompts]
+        return {
+            prompt: embedding
+            for batch in batches
+            for prompt, embedding in zip(batch, self._text.encode(batch), strict=True)
+        }
+
     def _latent_shape(self, params: GenerationParams) -> tuple[int, int, int]:
         compression = self._autoencoder.spatial_compression
-        return (self._num_channels, params.height // compression, params.width // compression)
+        return (self._config.in_channels, params.height // compression, params.width // compression)
 
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> None:
@@ -114,11 +149,16 @@ class Engine:
         embeddings = [sample.embedding for sample in samples]
         embeddings += [s.negative_embedding for s in samples if s.negative_embedding is not None]
         rows = [*range(len(samples)), *guided]
+        num_rows = len(rows)
+        if self._exact_rows:
+            rows += [0] * self._num_spare(num_rows)
+            embeddings += [embeddings[0]] * (len(rows) - num_rows)
 
-        velocity = self._network(
+        forward = self._compiled.get((latents.shape[2], latents.shape[3]), self._network)
+        velocity = forward(
             latents[rows].to(self.dtype), torch.stack(embeddings), sigma[rows] * NUM_TRAIN_TIMESTEPS
         ).float()
-        conditional, unconditional = velocity[: len(samples)], velocity[len(samples) :]
+        conditional, unconditional = velocity[: len(samples)], velocity[len(samples) : num_rows]
         if guided:
             scale = self._row_values([samples[index].params.guidance_scale for index in guided])
             conditional[guided] = guide(unconditional, conditional[guided], scale)
@@ -126,6 +166,11 @@ class Engine:
         for sample, moved in zip(samples, euler_update(latents, conditional, sigma, next_sigma), strict=True):
             sample.latents = moved
             sample.step += 1
+
+    def _num_spare(self, num_rows: int) -> int:
+        if num_rows > self._exact_rows:
+            raise ValueError(f"in exact mode a forward has {self._exact_rows} rows, not {num_rows}")
+        return self._exact_rows - num_rows
 
     def _row_values(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
@@ -138,8 +183,9 @@ class Engine:
         Raises ArithmeticError rather than return a picture of latents that are not finite.
         """
         pictures: list[NDArray[np.uint8]] = []
-        for start in range(0, len(samples), MAX_DECODE_ROWS):
-            latents = torch.stack([sample.latents for sample in samples[start : start + MAX_DECODE_ROWS]])
+        together = 1 if self._exact_rows else MAX_DECODE_ROWS
+        for start in range(0, len(samples), together):
+            latents = torch.stack([sample.latents for sample in samples[start : start + together]])
             if not torch.isfinite(latents).all():
                 raise ArithmeticError("latents are not finite: the network overflowed, or its weights are damaged")
             pictures.extend(self._autoencoder.decode(latents))

@@ -128,7 +128,8 @@ def _load_engine(settings: Settings, bundle: Bundle) -> Engine:
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     try:
-        engine = Engine.load(bundle, settings.device, settings.dtype)
+        exact_rows = settings.max_batch_rows if settings.exact else 0
+        engine = Engine.load(bundle, settings.device, settings.dtype, exact_rows=exact_rows)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     # A CPU has nothing to warm up, and a picture of the published size takes it half a minute.
@@ -139,6 +140,7 @@ def _load_engine(settings: Settings, bundle: Bundle) -> Engine:
 
 async def _work(settings: Settings, queue: JobQueue, engine: Engine, metrics: Metrics) -> None:
     from service.blobs import BLOBS_FOLDER, DirectoryBlobs
+    from service.warming import warm_compiled_networks
     from service.worker import Worker
 
     worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
@@ -147,9 +149,16 @@ async def _work(settings: Settings, queue: JobQueue, engine: Engine, metrics: Me
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.stop)
+    warming: asyncio.Future[None] | None = None
+    if settings.compile_network:
+        cache_dir = settings.data_dir / COMPILED_FOLDER
+        warming = asyncio.ensure_future(warm_compiled_networks([engine], cache_dir, running.gauges.compiled_networks))
     try:
         await running.run()
     finally:
+        if warming is not None:
+            warming.cancel()
+            await asyncio.gather(warming, return_exceptions=True)
         await queue.close()
 
 

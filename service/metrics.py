@@ -185,6 +185,13 @@ class WorkerGauges:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.compiled_networks = Gauge(
+            "worker_compiled_networks",
+            "Compiled networks that the worker draws with, one for each model and size; 0: all as they are.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
 
 
 class _QueueGauges(Collector):

@@ -64,6 +64,15 @@ class Settings(BaseSettings):
         48, ge=1, le=1024, description="Pictures under way at once in one worker; each forward takes some of them."
     )
 
+    compiled_dir: Path = Field(Path("~/.cache/emmdit/compiled"), description="Where compiled networks are kept.")
+    exact: bool = Field(
+        False,
+        description="Draw the same picture to the bit in any company: every forward has max_batch_rows rows. Slower.",
+    )
+    compile_network: bool = Field(
+        True, description="Compile the network in the background and draw with that once it is there."
+    )
+
     queue_capacity: int = Field(256, ge=1, description="Jobs that may wait; beyond it requests get 429.")
     max_images: int = Field(10, ge=1, le=100, description="Pictures per request.")
     max_prompt_chars: int = Field(2000, ge=1, description="Characters per prompt.")
@@ -100,7 +109,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
-    @field_validator("models_dir", "data_dir")
+    @field_validator("models_dir", "data_dir", "compiled_dir")
     @classmethod
     def _expand_home(cls, path: Path) -> Path:
         return path.expanduser()

@@ -61,7 +61,7 @@ class Worker:
         self._delivery = Delivery(settings, queue, blobs, metrics, engine.card.version)
         self._engine = engine
         self._metrics = metrics
-        self._gauges = WorkerGauges(metrics.registry)
+        self.gauges = WorkerGauges(metrics.registry)
         self._on_stall = on_stall
         self._id = worker_id
         self._started_at = time.time()
@@ -83,7 +83,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until `stop`."""
         self._last_heartbeat_s = time.monotonic()
-        self._gauges.up.set(1)
+        self.gauges.up.set(1)
         background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping)]
         drawing = asyncio.create_task(self._draw())
         try:
@@ -95,7 +95,7 @@ class Worker:
             await self._release_rest()
         finally:
             self._has_ended = True
-            self._gauges.up.set(0)
+            self.gauges.up.set(0)
             for task in [drawing, *background, *self._completions]:
                 task.cancel()
             await asyncio.gather(drawing, *background, *self._completions, return_exceptions=True)
@@ -301,9 +301,9 @@ class Worker:
                     self._drop(run)
             return
         self._last_heartbeat_s = now_s
-        self._gauges.last_heartbeat.set_to_current_time()
+        self.gauges.last_heartbeat.set_to_current_time()
         for kind, num_bytes in self._engine.memory_bytes().items():
-            self._gauges.device_memory.labels(kind).set(num_bytes)
+            self.gauges.device_memory.labels(kind).set(num_bytes)
         endings: list[tuple[tuple[str, ...], JobResult | None]] = [
             (reply.cancelled, Cancelled("running")),
             (reply.expired, Expired("running")),

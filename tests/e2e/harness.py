@@ -26,6 +26,7 @@ class Service:
             "HEARTBEAT_S": 0.5,
             "RETRY_DELAY_S": 0.1,
             "LOG_LEVEL": "info",
+            "COMPILE_NETWORK": False,
             **{name.upper(): value for name, value in settings.items()},
         }
         environment = {key: value for key, value in os.environ.items() if not key.startswith("EMMDIT_")}

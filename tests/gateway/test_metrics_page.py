@@ -37,6 +37,7 @@ LABELS = {
     "emmdit_worker_up": set(),
     "emmdit_worker_last_heartbeat_timestamp_seconds": set(),
     "emmdit_device_memory_bytes": {"kind"},
+    "emmdit_worker_compiled_networks": set(),
     "emmdit_build_info": {"version", "python"},
 }
 REQUEST_BUCKETS = [

@@ -11,6 +11,8 @@ from tests.support.tiny_bundle import write_tiny_bundle
 
 # Alone or in company, a picture is the same to one level of 255: batched float32 products add in another order.
 MAX_LEVEL_DIFFERENCE = 1
+# The same promise in bfloat16, whose velocities carry three digits: what is stated in docs/scheduling.md.
+MIN_BFLOAT16_PSNR_DB = 35
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,11 @@ def draw(engine, *recipes):
     while active := [sample for sample in samples if not sample.is_finished]:
         engine.step(active)
     return engine.decode(samples)
+
+
+def psnr(one, other):
+    mean_square = float(np.square(one.astype(float) - other).mean())
+    return 10 * np.log10(255**2 / mean_square) if mean_square else np.inf
 
 
 def level_difference(one, other):
@@ -129,3 +136,71 @@ def test_the_merged_last_step_is_within_a_few_levels_of_the_published_schedule(e
     (short,), (long,) = engine.begin([merged]), engine.begin([exact])
     assert (short.num_steps, long.num_steps) == (merged.num_forwards, exact.num_forwards) == (19, 20)
     assert level_difference(draw(engine, merged)[0], draw(engine, exact)[0]) <= 3
+
+
+@pytest.fixture(scope="module")
+def exact_engine(tmp_path_factory):
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("exact"), sizes=("64x64", "96x64"), pos_embed_max_size=16)
+    return Engine.load(bundle, "cpu", exact_rows=6)
+
+
+def test_in_exact_mode_a_picture_is_the_same_to_the_bit_in_any_company(exact_engine):
+    mine = recipe(seed=7)
+    company = [recipe("a blue car", steps=5, guidance=0.0, seed=8), recipe("", steps=4, guidance=7.5, seed=9)]
+    (alone,) = exact_engine.begin([mine])
+    while not alone.is_finished:
+        exact_engine.step([alone])
+    for place in range(3):
+        samples = exact_engine.begin([*company[:place], mine, *company[place:]])
+        while active := [sample for sample in samples if not sample.is_finished]:
+            exact_engine.step(active)
+        assert torch.equal(samples[place].latents, alone.latents)
+        assert np.array_equal(exact_engine.decode(samples)[place], exact_engine.decode([alone])[0])
+
+
+def test_in_exact_mode_joining_in_mid_flight_changes_no_bit(exact_engine):
+    mine, other = recipe(seed=7, steps=4), recipe("a blue car", seed=8, steps=6, guidance=0.0)
+    (alone,) = exact_engine.begin([mine])
+    while not alone.is_finished:
+        exact_engine.step([alone])
+    first = exact_engine.begin([other])
+    exact_engine.step(first)
+    late = exact_engine.begin([mine])
+    while active := [sample for sample in (*first, *late) if not sample.is_finished]:
+        exact_engine.step(active)
+    assert torch.equal(late[0].latents, alone.latents)
+
+
+def test_exact_mode_has_no_more_rows_than_it_says_and_nothing_to_compile(exact_engine, engine):
+    samples = exact_engine.begin([recipe(seed=seed) for seed in range(4)])
+    with pytest.raises(ValueError, match="a forward has 6 rows, not 8"):
+        exact_engine.step(samples)
+    assert exact_engine.compile_targets() == []
+    assert [(t.height, t.width, t.dtype) for t in engine.compile_targets()] == [(8, 8, "float32"), (8, 12, "float32")]
+
+
+def test_in_bfloat16_company_changes_a_picture_no_more_than_the_number_format_does(tmp_path):
+    bundle = write_tiny_bundle(tmp_path)
+    rounded, precise = Engine.load(bundle, "cpu", "bfloat16"), Engine.load(bundle, "cpu", "float32")
+    mine = recipe(seed=7, steps=6)
+    company = [recipe("a blue car", steps=8, guidance=0.0, seed=8), recipe("", steps=7, guidance=7.5, seed=9)]
+    alone, reference = draw(rounded, mine)[0], draw(precise, mine)[0]
+    together = draw(rounded, company[0], mine, company[1])[1]
+    assert psnr(alone, together) >= MIN_BFLOAT16_PSNR_DB
+    assert psnr(alone, together) >= psnr(alone, reference) - 3
+
+
+def test_an_adopted_forward_takes_the_steps_of_its_size_only(engine, monkeypatch):
+    sizes = []
+
+    def compiled(latents, text, timestep):
+        sizes.append(tuple(latents.shape[2:]))
+        return network(latents, text, timestep)
+
+    network = engine._network
+    monkeypatch.setattr(engine, "_compiled", {})
+    engine.adopt(engine.compile_targets()[1], compiled)
+    before = draw(engine, recipe())[0]
+    draw(engine, recipe(size=(96, 64), steps=3))
+    assert sizes == [(8, 12)] * 2
+    assert np.array_equal(before, draw(engine, recipe())[0])

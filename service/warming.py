@@ -1,0 +1,41 @@
+"""Compiles a worker's networks while it draws already, and hands each one over when it is there.
+
+Nothing waits for it: a worker is ready with the networks as they are, a failure leaves them in place and is told in the
+log, and the next start finds what this one compiled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import Gauge
+
+from model.compiled import CompileError, compile_apart
+from model.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+
+async def warm_compiled_networks(engines: Sequence[Engine], cache_dir: Path, num_compiled: Gauge) -> None:
+    """Compile and adopt for every size of every engine, one after the other. Cancelling it ends the compiler."""
+    for engine in engines:
+        for target in engine.compile_targets():
+            size = f"{engine.card.name}, latents of {target.height}x{target.width}"
+            started_s = time.monotonic()
+            is_cancelled = threading.Event()
+            try:
+                path = await asyncio.to_thread(compile_apart, target, cache_dir, is_cancelled)
+                forward = await asyncio.to_thread(engine.load_compiled, path, target)
+            except CompileError as error:
+                logger.warning("%s: drawn with the network as it is: %s", size, error)
+                continue
+            finally:
+                is_cancelled.set()
+            engine.adopt(target, forward)
+            num_compiled.inc()
+            logger.info("%s: drawn with a compiled network, ready after %.1f s", size, time.monotonic() - started_s)
