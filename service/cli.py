@@ -149,16 +149,15 @@ async def _work(settings: Settings, queue: JobQueue, engine: Engine, metrics: Me
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.stop)
-    warming: asyncio.Future[None] | None = None
-    if settings.compile_network:
-        cache_dir = settings.data_dir / COMPILED_FOLDER
-        warming = asyncio.ensure_future(warm_compiled_networks([engine], cache_dir, running.gauges.compiled_networks))
+    engines = [engine] if settings.compile_network else []
+    warming = asyncio.create_task(
+        warm_compiled_networks(engines, settings.compiled_dir, running.gauges.compiled_networks)
+    )
     try:
         await running.run()
     finally:
-        if warming is not None:
-            warming.cancel()
-            await asyncio.gather(warming, return_exceptions=True)
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
         await queue.close()
 
 
