@@ -2,21 +2,24 @@
 
     python -m benchmarks.instant_worker worker --model demo
 
-Only `Engine.load` is replaced; the command line, the worker, its queue and its blobs are the real ones.
+Only `load_engines` is replaced; the command line, the worker, its queue and its blobs are the real ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model import loading
 from model.bundle import Bundle
 from model.config import ModelCard
 from model.engine import Engine
+from model.loading import LoadedEngines
 from model.params import GenerationParams
 from service.cli import main
 
@@ -69,19 +72,16 @@ class InstantEngine:
         on_progress()
         return [self._picture] * len(samples)
 
-    def warm_up(self) -> float:
-        """See Engine."""
-        return 0.0
-
     def memory_bytes(self) -> dict[str, int]:
         """See Engine."""
         return {}
 
 
-def _load_instantly(bundle: Bundle, *_: object, **__: object) -> InstantEngine:
-    return InstantEngine(bundle.card)
+def _load_instantly(bundles: Sequence[Bundle], *_: object) -> LoadedEngines:
+    engines = {bundle.card.name: InstantEngine(bundle.card) for bundle in bundles}
+    return LoadedEngines(cast(dict[str, Engine], engines), (), {})
 
 
 if __name__ == "__main__":
-    Engine.load = _load_instantly  # type: ignore[method-assign, assignment]
+    loading.load_engines = _load_instantly  # type: ignore[assignment]
     main()

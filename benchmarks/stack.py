@@ -108,7 +108,7 @@ class Stack:
         folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory(prefix="emmdit-bench-")))
         with bind("127.0.0.1", 0) as probe:
             port = int(probe.getsockname()[1])
-        settings = load_settings(**{"data_dir": folder, "port": port, "model": MODEL, **self._given})
+        settings = load_settings(**{"data_dir": folder, "port": port, "models": MODEL, **self._given})
         server = self._exits.enter_context(
             EmbeddedServer(folder / "redis", max_memory_bytes=settings.embedded_max_memory_bytes)
         )

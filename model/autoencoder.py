@@ -62,10 +62,14 @@ class Autoencoder:
             raise AutoencoderError(
                 f"{folder}: latents of {loaded.num_channels} channels, but the network draws {num_channels}"
             )
-        for size in sizes:
-            if any(int(side) % loaded.spatial_compression for side in size.split("x")):
-                raise AutoencoderError(f"{folder}: {size} is no multiple of its {loaded.spatial_compression}x grid")
+        loaded.refuse_sizes_off_grid(folder, sizes)
         return loaded
+
+    def refuse_sizes_off_grid(self, folder: Path, sizes: Sequence[str]) -> None:
+        """Raise AutoencoderError, naming `folder`, for a size ("512x512") that latents can't have."""
+        for size in sizes:
+            if any(int(side) % self.spatial_compression for side in size.split("x")):
+                raise AutoencoderError(f"{folder}: {size} is no multiple of its {self.spatial_compression}x grid")
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:

@@ -7,13 +7,13 @@ Downloads are pinned to full commits; where the authors' commit isn't known here
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.bundle import MANIFEST_NAME, MODEL_NAME, Bundle, read_bundle
 from model.config import NITRO_E_512, NITRO_E_1024, ModelCard, ModelConfig
-from model.errors import BundleError, MissingFiles, UnknownModel
+from model.errors import BundleError, DuplicateModel, MissingFiles, UnknownModel
 
 SHIPPED_FOLDER = Path(__file__).parent / "bundles"
 SHIPPED_NAMES = tuple(sorted(manifest.parent.name for manifest in SHIPPED_FOLDER.glob(f"*/{MANIFEST_NAME}")))
@@ -164,6 +164,20 @@ def resolve_bundle(model: str, models_dir: Path) -> Bundle:
     return bundle
 
 
+def find_cards(models: Sequence[str], models_dir: Path) -> tuple[ModelCard, ...]:
+    """`find_card` of several models, in their order. Raises DuplicateModel where two have one name."""
+    cards = tuple(find_card(model, models_dir) for model in models)
+    _refuse_duplicates(models, cards)
+    return cards
+
+
+def resolve_bundles(models: Sequence[str], models_dir: Path) -> tuple[Bundle, ...]:
+    """`resolve_bundle` of several models, in their order. Raises DuplicateModel where two have one name."""
+    bundles = tuple(resolve_bundle(model, models_dir) for model in models)
+    _refuse_duplicates(models, [bundle.card for bundle in bundles])
+    return bundles
+
+
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
     """One model as `emmdit models` shows it: settings, what is here, what is missing and how to get it."""
@@ -228,6 +242,18 @@ GATE_NOTE = (
     f"The text encoder {TEXT_ENCODER.repo} is gated: accept its licence at https://huggingface.co/{TEXT_ENCODER.repo}\n"
     "and set HF_TOKEN to a token of yours, or add --text-encoder DIR to use a copy that you have."
 )
+
+
+def _refuse_duplicates(models: Sequence[str], cards: Sequence[ModelCard]) -> None:
+    """The name of a card is the model's name in requests and in its queue's keys: there can be one of each."""
+    named: dict[str, str] = {}
+    for model, card in zip(models, cards, strict=True):
+        if card.name in named:
+            raise DuplicateModel(
+                f"{named[card.name]} and {model} are both called {card.name!r}; leave one out, "
+                f'or change "name" in its {MANIFEST_NAME}'
+            )
+        named[card.name] = model
 
 
 def _find_folder(model: str, models_dir: Path) -> Path | None:

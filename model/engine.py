@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.bundle import Bundle
 from model.compiled import CompileTarget, Forward, load_compiled
@@ -23,6 +23,7 @@ from model.fused import FusedEMMDiT
 from model.params import GenerationParams
 from model.sampler import euler_update, guide, initial_noise
 from model.schedule import NUM_TRAIN_TIMESTEPS, serving_sigmas
+from model.text import unknown_words
 from model.weights import LoadedModel, load_bundle
 
 # Pictures per decoder call: its activations at 512px are some hundred megabytes each.
@@ -54,7 +55,9 @@ class Sample:
 
 
 class Engine:
-    """One loaded model on one device. `device` and `dtype` are as chosen by `choose_device` and `choose_dtype`.
+    """One loaded model on one device; engines may share parts (model/loading.py).
+
+    `device` and `dtype` are as chosen by `choose_device` and `choose_dtype`.
 
     With `exact_rows` every forward has exactly so many rows, spare ones repeating the first, and is never a compiled
     one; prompts are encoded and pictures decoded one at a time. Then a picture is the same to the bit in any company.
@@ -114,7 +117,7 @@ class Engine:
             Sample(
                 params=params,
                 prompt=prompt,
-                unknown_words=text.unknown_words(prompt),
+                unknown_words=unknown_words(prompt, self.card.vocabulary),
                 embedding=embeddings[prompt],
                 negative_embedding=None if negative is None else embeddings[negative],
                 latents=initial_noise(params.seed, self._latent_shape(params)).to(self.device),
@@ -201,6 +204,10 @@ class Engine:
         self.step(samples)
         self.decode(samples)
         return time.perf_counter() - started_s
+
+    def parts(self) -> dict[str, nn.Module]:
+        """What lies in memory. Engines may share all but the network."""
+        return {"network": self._network, "text_encoder": self._text.body, "autoencoder": self._autoencoder.network}
 
     def memory_bytes(self) -> dict[str, int]:
         """Memory of the accelerator by kind: total, reserved, allocated, peak. Empty on a CPU."""

@@ -2,6 +2,7 @@
 
 BundleError
 ├── UnknownModel         neither a known name nor a folder with a manifest
+├── DuplicateModel       two bundles of one name are to be served together
 ├── ManifestError        bundle.json is not what it should be (key)
 ├── MissingFiles         the bundle names files that are not there (files)
 ├── UnsafeFile           a file that can carry code, or a configuration that asks for code
@@ -33,6 +34,10 @@ class BundleError(Exception):
 
 class UnknownModel(BundleError):
     """Neither a known name nor a folder with a manifest."""
+
+
+class DuplicateModel(BundleError):
+    """Two bundles of one name are to be served together."""
 
 
 class ManifestError(BundleError):

@@ -48,6 +48,14 @@ def clean_prompt(prompt: str, is_full: bool = True) -> str:
             return prompt.lower().strip()
 
 
+def unknown_words(prompt: str, vocabulary: Sequence[str] | None) -> tuple[str, ...]:
+    """Words of `prompt` that are not in a model's `vocabulary`, in order, each once; () where any text makes sense."""
+    if vocabulary is None:
+        return ()
+    known = {word.lower() for word in vocabulary}
+    return tuple(dict.fromkeys(word for word in _WORD.findall(prompt.lower()) if word not in known))
+
+
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
     """Keep transformers' loading bar out of the service's output."""
@@ -67,7 +75,7 @@ class HeadlessLlama(LlamaModel):  # type: ignore[misc]
 
 
 class TextEncoder:
-    """Tokenizer, Llama body and cache on one device. Safe to share between threads.
+    """Tokenizer, Llama body and cache on one device. Safe to share between threads, and between models.
 
     `num_hits` and `num_misses` count prompts looked up in the cache; the empty prompt, which every guided step
     needs, is encoded once and never evicted.
@@ -79,7 +87,6 @@ class TextEncoder:
         body: LlamaModel,
         *,
         num_tokens: int,
-        vocabulary: Sequence[str] | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         if tokenizer.eos_token is None:
@@ -91,8 +98,7 @@ class TextEncoder:
         self.num_hits = 0
         self.num_misses = 0
         self._tokenizer = tokenizer
-        self._body = body
-        self._vocabulary = None if vocabulary is None else frozenset(word.lower() for word in vocabulary)
+        self.body = body
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
@@ -109,7 +115,6 @@ class TextEncoder:
         num_channels: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        vocabulary: Sequence[str] | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> TextEncoder:
         """Load from local folders in transformers' layout (a LlamaForCausalLM or LlamaModel checkpoint).
@@ -145,18 +150,11 @@ class TextEncoder:
                 f"{tokenizer_folder}: {len(tokenizer)} tokens, but the encoder knows {body.config.vocab_size}"
             )
         body = body.to(device).eval().requires_grad_(False)
-        return cls(tokenizer, body, num_tokens=num_tokens, vocabulary=vocabulary, cache_bytes=cache_bytes)
+        return cls(tokenizer, body, num_tokens=num_tokens, cache_bytes=cache_bytes)
 
     def clean(self, prompt: str, is_full: bool = True) -> str:
         """See `clean_prompt`."""
         return clean_prompt(prompt, is_full)
-
-    def unknown_words(self, prompt: str) -> tuple[str, ...]:
-        """Words of `prompt` that the model never saw, in order, each once; () where any text makes sense."""
-        if self._vocabulary is None:
-            return ()
-        words = _WORD.findall(prompt.lower())
-        return tuple(dict.fromkeys(word for word in words if word not in self._vocabulary))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (b, num_tokens, channels) of prompts that have been cleaned already. Raises TextEncoderError.
@@ -188,8 +186,8 @@ class TextEncoder:
             )
         except (TypeError, ValueError, UnicodeError) as error:  # half a surrogate pair, for one
             raise TextEncoderError(f"a prompt can't be read as text: {error}") from error
-        device = self._body.device
-        output = self._body(
+        device = self.body.device
+        output = self.body(
             input_ids=tokens["input_ids"].to(device),  # (b, t)
             attention_mask=tokens["attention_mask"].to(device),
             use_cache=False,

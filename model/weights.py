@@ -50,25 +50,50 @@ def load_bundle(
 
     Raises a BundleError naming the file and, for tensors, their names.
     """
+    refuse_unfit(bundle)
+    transformer = load_network(bundle, device=device, dtype=dtype)
+    text = load_text_encoder(bundle, device=device, dtype=dtype, cache_bytes=text_cache_bytes)
+    autoencoder = load_autoencoder(bundle, device=device, dtype=dtype)
+    return LoadedModel(bundle.card, bundle.config, transformer, text, autoencoder)
+
+
+def refuse_unfit(bundle: Bundle) -> None:
+    """Raise MissingFiles or UnsafeFile for a bundle of which nothing should be loaded."""
     if missing := bundle.missing_files():
         raise MissingFiles(bundle.card.name, missing, f"complete the bundle in {bundle.folder}")
     bundle.refuse_unsafe_files()
-    parts, config = bundle.parts, bundle.config
-    transformer = load_transformer(parts.transformer, config, adapter=parts.adapter, device=device, dtype=dtype)
-    text = TextEncoder.load(
-        parts.text_encoder,
-        parts.tokenizer,
-        num_tokens=config.num_text_tokens,
-        num_channels=config.caption_channels,
+
+
+def load_network(bundle: Bundle, *, device: torch.device | str, dtype: torch.dtype) -> EMMDiT:
+    """The bundle's network, its adapter merged into a copy."""
+    parts = bundle.parts
+    return load_transformer(parts.transformer, bundle.config, adapter=parts.adapter, device=device, dtype=dtype)
+
+
+def load_text_encoder(
+    bundle: Bundle, *, device: torch.device | str, dtype: torch.dtype, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> TextEncoder:
+    """The bundle's text encoder, as its network wants to be told."""
+    return TextEncoder.load(
+        bundle.parts.text_encoder,
+        bundle.parts.tokenizer,
+        num_tokens=bundle.config.num_text_tokens,
+        num_channels=bundle.config.caption_channels,
         device=device,
         dtype=dtype,
-        vocabulary=bundle.card.vocabulary,
-        cache_bytes=text_cache_bytes,
+        cache_bytes=cache_bytes,
     )
-    autoencoder = Autoencoder.load(
-        parts.autoencoder, num_channels=config.in_channels, sizes=bundle.card.sizes, device=device, dtype=dtype
+
+
+def load_autoencoder(bundle: Bundle, *, device: torch.device | str, dtype: torch.dtype) -> Autoencoder:
+    """The bundle's autoencoder, checked to fit the network's latents and every size on the card."""
+    return Autoencoder.load(
+        bundle.parts.autoencoder,
+        num_channels=bundle.config.in_channels,
+        sizes=bundle.card.sizes,
+        device=device,
+        dtype=dtype,
     )
-    return LoadedModel(bundle.card, config, transformer, text, autoencoder)
 
 
 def load_transformer(
@@ -108,9 +133,7 @@ def verify_bundle(bundle: Bundle, report: Callable[[str], None]) -> None:
 
     Tells `report` what was found. Raises the BundleError that loading would raise for the same reason.
     """
-    if missing := bundle.missing_files():
-        raise MissingFiles(bundle.card.name, missing, f"complete the bundle in {bundle.folder}")
-    bundle.refuse_unsafe_files()
+    refuse_unfit(bundle)
     parts = bundle.parts
     expected = expected_tensors(bundle.config)
     check_tensors(parts.transformer, read_header(parts.transformer), expected, _IGNORED_PREFIXES)

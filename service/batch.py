@@ -12,7 +12,7 @@ from model.engine import Sample
 from service.cost_model import CostModel
 from service.estimates import CostSummary
 from service.job_run import JobRow, JobRun
-from service.scheduler import Candidate, SchedulerState, choose
+from service.scheduler import Candidate, Group, SchedulerState, choose
 
 
 class Batch:
@@ -28,11 +28,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of a forward that all pictures under way would take."""
-        return sum(row.sample.params.num_rows for row in self._rows)
 
     def add(self, run: JobRun, index: int, sample: Sample) -> None:
         """The index-th picture of `run` joins; it can take part in the next forward."""
@@ -65,17 +60,19 @@ class Batch:
             row.run.num_steps_done += 1
 
     def take_finished(self) -> list[list[JobRow]]:
-        """The pictures that only want decoding, by size; they are under way here no longer."""
-        by_size: dict[tuple[int, int], list[JobRow]] = {}
+        """The pictures that only want decoding, by group; they are under way here no longer."""
+        by_group: dict[Group, list[JobRow]] = {}
         for row in self._rows:
             if row.sample.is_finished:
-                by_size.setdefault(row.size, []).append(row)
+                by_group.setdefault(row.group, []).append(row)
         self._rows = [row for row in self._rows if not row.sample.is_finished]
-        return list(by_size.values())
+        return list(by_group.values())
 
-    def summary(self) -> CostSummary:
-        """What a heartbeat tells the gateways."""
-        return self.costs.summary(self.max_rows, self.num_rows)
+    def summary(self, model: str) -> CostSummary:
+        """What a heartbeat tells the gateways about this model, as busy as the worker is now."""
+        num_models = len({model, *(row.model for row in self._rows)})
+        num_rows = sum(row.sample.params.num_rows for row in self._rows if row.model == model)
+        return self.costs.summary(model, self.max_rows, num_rows, share=1 / num_models)
 
     def _candidate(self, place: int, row: JobRow) -> Candidate:
         job, params = row.run.job, row.sample.params
@@ -86,7 +83,7 @@ class Batch:
             steps_left=row.sample.num_steps - row.sample.step,
             priority=int(job.priority),
             owner=job.owner,
-            deadline_s=row.run.claimed_at_s + job.time_left_s - self.costs.decode_s(*row.size),
+            deadline_s=row.run.claimed_at_s + job.time_left_s - self.costs.decode_s(row.group),
             admitted_at=row.admitted_at,
             last_step_at=row.last_step_at,
             cost_per_step=params.cost_per_step,

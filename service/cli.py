@@ -12,13 +12,13 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from model.bundle import Bundle
-from model.catalog import resolve_bundle
+from model.catalog import resolve_bundles
 from model.errors import BundleError
 from service.cli_bench import bench_app
 from service.cli_evaluate import evaluate
@@ -28,9 +28,7 @@ from service.errors import ConfigurationError
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from model.engine import Engine
-    from service.metrics import Metrics
-    from service.queue import JobQueue
+    from model.loading import LoadedEngines
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG; the supervisor does not start such a child again
 
@@ -48,7 +46,12 @@ app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.command()(evaluate)
 
-ModelOption = Annotated[str | None, typer.Option(help="Name of a known model, or the folder of a bundle.")]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help="Name of a known model, or the folder of a bundle. Several: repeat it, or separate by commas."
+    ),
+]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N (also for ROCm).")]
@@ -58,7 +61,7 @@ LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning o
 
 @app.command()
 def serve(
-    model: ModelOption = None,
+    model: ModelsOption = None,
     host: HostOption = None,
     port: PortOption = None,
     device: DeviceOption = None,
@@ -71,11 +74,11 @@ def serve(
     """
     # A terminal is for people: only trouble is shown there unless they ask for more.
     log_level = log_level or os.environ.get("EMMDIT_LOG_LEVEL", "warning")
-    settings = _settings(model=model, host=host, port=port, device=device, data_dir=data_dir, log_level=log_level)
+    settings = _settings(models=model, host=host, port=port, device=device, data_dir=data_dir, log_level=log_level)
     from service.supervisor import Supervisor
 
-    name = resolve_bundle(settings.model, settings.models_dir).card.name
-    supervisor = Supervisor(settings, name, typer.echo)
+    names = [bundle.card.name for bundle in resolve_bundles(settings.models, settings.models_dir)]
+    supervisor = Supervisor(settings, names, typer.echo)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
     supervisor.run()
@@ -83,13 +86,13 @@ def serve(
 
 @app.command()
 def gateway(
-    model: ModelOption = None,
+    model: ModelsOption = None,
     host: HostOption = None,
     port: PortOption = None,
     log_level: LogLevelOption = None,
 ) -> None:
     """The HTTP side alone. Needs EMMDIT_REDIS_URL; any number may run around one Redis or Valkey."""
-    settings = _settings(model=model, host=host, port=port, log_level=log_level)
+    settings = _settings(models=model, host=host, port=port, log_level=log_level)
     from service.gateway.server import run_gateway
 
     run_gateway(settings)
@@ -97,59 +100,63 @@ def gateway(
 
 @app.command()
 def worker(
-    model: ModelOption = None,
+    model: ModelsOption = None,
     device: DeviceOption = None,
     log_level: LogLevelOption = None,
 ) -> None:
-    """One worker with one model on one device. Needs EMMDIT_REDIS_URL."""
-    settings = _settings(model=model, device=device, log_level=log_level)
+    """One worker on one device, for one model or several. Needs EMMDIT_REDIS_URL."""
+    settings = _settings(models=model, device=device, log_level=log_level)
     if settings.redis_url is None:
         raise ConfigurationError("redis_url is not set; a worker on its own needs one (EMMDIT_REDIS_URL)")
-    bundle = resolve_bundle(settings.model, settings.models_dir)
-    engine = _load_engine(settings, bundle)
+    asyncio.run(_work(settings, settings.redis_url.get_secret_value(), _load(settings)))
+
+
+def _load(settings: Settings) -> LoadedEngines:
+    """The engines of all models. One line of the log tells what took how long, and what lies in memory."""
+    phases_s = {}
+    started_s = time.perf_counter()
+    bundles = resolve_bundles(settings.models, settings.models_dir)
+    phases_s["cards"] = time.perf_counter() - started_s
+    import torch
+
+    from model import loading
+
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    phases_s["imports"] = time.perf_counter() - started_s - phases_s["cards"]
+    try:
+        exact_rows = settings.max_batch_rows if settings.exact else 0
+        loaded = loading.load_engines(bundles, settings.device, settings.dtype, exact_rows=exact_rows)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in {**phases_s, **loaded.phases_s}.items())
+    engine = next(iter(loaded.engines.values()))
+    memory = "; ".join(f"{p.part} of {', '.join(p.models)} {p.num_bytes / 1e6:.1f} MB" for p in loaded.memory)
+    total_s = time.perf_counter() - started_s
+    logger.info("loaded on %s (%s) in %.1f s: %s; %s", engine.device, engine.dtype, total_s, phases, memory)
+    return loaded
+
+
+async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
+    from service.blobs import BLOBS_FOLDER, DirectoryBlobs
     from service.metrics import Metrics
-    from service.queue import JobQueue
+    from service.queues import Queues
+    from service.warming import warm_compiled_networks
+    from service.worker import Worker
 
     metrics = Metrics()
+    queues = Queues.connect(url, models=loaded.engines, limits=settings.queue_limits())
+    worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    blobs = DirectoryBlobs(settings.data_dir / BLOBS_FOLDER)
+    running = Worker(worker_id, settings, queues, blobs, loaded, metrics)
     if settings.worker_metrics_port:
         from prometheus_client import start_http_server
 
         start_http_server(settings.worker_metrics_port, addr=settings.host, registry=metrics.registry)
-    url = settings.redis_url.get_secret_value()
-    queue = JobQueue.connect(url, model=engine.card.name, limits=settings.queue_limits())
-    asyncio.run(_work(settings, queue, engine, metrics))
-
-
-def _load_engine(settings: Settings, bundle: Bundle) -> Engine:
-    import torch
-
-    from model.engine import Engine
-
-    if settings.num_threads:
-        torch.set_num_threads(settings.num_threads)
-    try:
-        exact_rows = settings.max_batch_rows if settings.exact else 0
-        engine = Engine.load(bundle, settings.device, settings.dtype, exact_rows=exact_rows)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from error
-    # A CPU has nothing to warm up, and a picture of the published size takes it half a minute.
-    warm_up_s = engine.warm_up() if engine.device.type != "cpu" else 0.0
-    logger.info("%s on %s (%s), warmed up in %.1f s", engine.card.name, engine.device, engine.dtype, warm_up_s)
-    return engine
-
-
-async def _work(settings: Settings, queue: JobQueue, engine: Engine, metrics: Metrics) -> None:
-    from service.blobs import BLOBS_FOLDER, DirectoryBlobs
-    from service.warming import warm_compiled_networks
-    from service.worker import Worker
-
-    worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    blobs = DirectoryBlobs(settings.data_dir / BLOBS_FOLDER)
-    running = Worker(worker_id, settings, queue, blobs, engine, metrics)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.stop)
-    engines = [engine] if settings.compile_network else []
+    engines = list(loaded.engines.values()) if settings.compile_network else []
     warming = asyncio.create_task(
         warm_compiled_networks(engines, settings.compiled_dir, running.gauges.compiled_networks)
     )
@@ -158,11 +165,11 @@ async def _work(settings: Settings, queue: JobQueue, engine: Engine, metrics: Me
     finally:
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)
-        await queue.close()
+        await queues.close()
 
 
 def _settings(**flags: object) -> Settings:
-    settings = load_settings(**flags)
+    settings = load_settings(**{name: value for name, value in flags.items() if value != []})
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )

@@ -70,8 +70,8 @@ class Curve:
 class CostModel:
     """One worker's durations. Feed it from the worker's loop; ask it before every forward.
 
-    `buckets` are the sizes to which the engine pads a forward's rows, empty where it does not. What a size costs that
-    was never seen is concluded from the others by pixels, or guessed where there are none (`has_measured`).
+    `buckets` are the sizes to which the engine pads a forward's rows, empty where it does not. What a size or a model
+    costs that was never seen is concluded from the others by pixels, or guessed where there are none (`has_measured`).
     """
 
     def __init__(self, buckets: Sequence[int] = ()) -> None:
@@ -79,42 +79,44 @@ class CostModel:
         self._steps: dict[Group, Curve] = {}
         self._decodes: dict[Group, Curve] = {}
         self._text = Curve()
-        self._rate = 0.0
+        self._rates: dict[str, float] = {}
 
     def observe_step(self, group: Group, num_rows: int, duration_s: float) -> None:
         """A forward of the network with so many rows, before padding."""
         _curve_to_update(self._steps, group).observe(self._padded(num_rows), duration_s)
 
-    def observe_decode(self, width: int, height: int, num_pictures: int, duration_s: float) -> None:
-        """Latents of one size turned into pixels, together."""
-        _curve_to_update(self._decodes, ("", width, height)).observe(num_pictures, duration_s)
+    def observe_decode(self, group: Group, num_pictures: int, duration_s: float) -> None:
+        """Latents of one group turned into pixels, together."""
+        _curve_to_update(self._decodes, group).observe(num_pictures, duration_s)
 
     def observe_text(self, num_prompts: int, duration_s: float) -> None:
         """Prompts encoded together, those that were cached not counted; no prompts are ignored."""
         if num_prompts > 0:
             self._text.observe(num_prompts, duration_s)
 
-    def observe_work(self, cost: float, duration_s: float) -> None:
-        """What all stages together worked off in a stretch of busy time: megapixel-steps as the queue counts them."""
-        self._rate = smoothed_rate(self._rate, cost, duration_s)
+    def observe_work(self, model: str, cost: float, duration_s: float) -> None:
+        """What all stages worked off of one model in a stretch of time that it had the device to itself.
+
+        In megapixel-steps, as the queue counts them.
+        """
+        self._rates[model] = smoothed_rate(self._rates.get(model, 0.0), cost, duration_s)
 
     @property
     def has_measured(self) -> bool:
         """Whether a step was measured, so that durations are more than guesses."""
         return any(curve.is_known for curve in self._steps.values())
 
-    @property
-    def rate_cost_per_s(self) -> float:
-        """Smoothed speed of the whole worker in megapixel-steps per second; 0 while unknown."""
-        return self._rate
+    def rate_cost_per_s(self, model: str) -> float:
+        """Smoothed speed in megapixel-steps per second while only this model is drawn with; 0 while unknown."""
+        return self._rates.get(model, 0.0)
 
     def step_s(self, group: Group, num_rows: int) -> float:
         """Seconds of a forward with so many rows. Positive, and never less for more rows."""
         return _duration_s(self._steps, group, self._padded(num_rows))
 
-    def decode_s(self, width: int, height: int, num_pictures: int = 1) -> float:
-        """Seconds until so many finished pictures of one size are pixels."""
-        return _duration_s(self._decodes, ("", width, height), num_pictures)
+    def decode_s(self, group: Group, num_pictures: int = 1) -> float:
+        """Seconds until so many finished pictures of one group are pixels."""
+        return _duration_s(self._decodes, group, num_pictures)
 
     def text_s(self, num_prompts: int = 1) -> float:
         """Seconds to encode so many prompts together; 0 for none."""
@@ -125,14 +127,15 @@ class CostModel:
     def picture_s(self, group: Group, num_steps: int, num_rows: int, num_rows_shared: int = 0) -> float:
         """Seconds from prompt to pixels of a picture of `num_rows` rows, its forwards having `num_rows_shared`."""
         steps_s = num_steps * self.step_s(group, max(num_rows, num_rows_shared))
-        return self.text_s() + steps_s + self.decode_s(*group[1:])
+        return self.text_s() + steps_s + self.decode_s(group)
 
-    def summary(self, max_rows: int, num_rows_held: int) -> CostSummary:
-        """What to publish with a heartbeat: straight lines instead of curves, to a tenth of a microsecond."""
+    def summary(self, model: str, max_rows: int, num_rows_held: int, share: float = 1.0) -> CostSummary:
+        """What to publish with a model's heartbeat: straight lines instead of curves, to a tenth of a microsecond."""
         return CostSummary(
-            rate_cost_per_s=round(self._rate, 6),
+            rate_cost_per_s=round(self.rate_cost_per_s(model), 6),
             max_rows=max_rows,
             num_rows_held=num_rows_held,
+            share=round(share, 3),
             steps={group: _rounded(curve.line) for group, curve in self._steps.items() if curve.is_known},
             decodes={group: _rounded(curve.line) for group, curve in self._decodes.items() if curve.is_known},
             text=_rounded(self._text.line),

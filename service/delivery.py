@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +18,7 @@ from service.job_run import JobRow
 from service.jobs import ImageRef, Job, JobResult
 from service.metrics import Metrics
 from service.png import encode_png, png_text
-from service.queue import JobQueue
+from service.queues import Queues
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,13 @@ class Delivery:
     """What a worker does with finished pictures and ended jobs."""
 
     def __init__(
-        self, settings: Settings, queue: JobQueue, blobs: BlobStore, metrics: Metrics, model_version: str
+        self, settings: Settings, queues: Queues, blobs: BlobStore, metrics: Metrics, versions: Mapping[str, str]
     ) -> None:
         self._settings = settings
-        self._queue = queue
+        self._queues = queues
         self._blobs = blobs
         self._metrics = metrics
-        self._model_version = model_version
+        self._versions = versions
         self._threads = ThreadPoolExecutor(NUM_THREADS, "png")
 
     async def store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
@@ -53,7 +54,7 @@ class Delivery:
         text = png_text(
             params,
             model=job.model,
-            model_version=self._model_version,
+            model_version=self._versions[job.model],
             prompt=row.sample.prompt,
             mode=self._settings.metadata,
         )
@@ -70,7 +71,7 @@ class Delivery:
         give_up_at_s = time.monotonic() + 2 * self._settings.lease_s
         while time.monotonic() < give_up_at_s:
             try:
-                is_accepted = await self._queue.finish(job.id, job.attempt, result)
+                is_accepted = await self._queues[job.model].finish(job.id, job.attempt, result)
             except ServerOverloaded:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue

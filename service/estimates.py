@@ -49,9 +49,10 @@ class Work:
 class CostSummary:
     """A worker's speed in brief, as `CostModel.summary` draws it up.
 
-    `rate_cost_per_s` in megapixel-steps per second, 0 while unknown. A forward takes `max_rows`, and the pictures
-    under way need `num_rows_held`. `steps` are seconds by rows of a forward, `decodes` by pictures (under an empty
-    variant), `text` by prompts.
+    Of one model, on a worker that may have several: `share` is the part of its device that the model gets just now.
+    `rate_cost_per_s` is what it draws with all of the device, in megapixel-steps per second, 0 while unknown. A forward
+    takes `max_rows`, and the model's pictures under way need `num_rows_held`. `steps` are seconds by rows of a forward,
+    `decodes` by pictures, `text` by prompts; those of the worker's other models stand in for what is not yet measured.
     """
 
     rate_cost_per_s: float = 0.0
@@ -60,6 +61,12 @@ class CostSummary:
     steps: Mapping[Group, Line] = field(default_factory=dict)
     decodes: Mapping[Group, Line] = field(default_factory=dict)
     text: Line = Line()
+    share: float = 1.0
+
+    @property
+    def rate_shared_cost_per_s(self) -> float:
+        """Megapixel-steps per second that the model gets while the others take theirs."""
+        return self.rate_cost_per_s * self.share
 
     def job_s(self, work: Work, num_rows_beside: int = 0) -> float | None:
         """Seconds for this work, the worker's forwards being shared with so many other rows. None while unknown."""
@@ -70,7 +77,7 @@ class CostSummary:
         num_forwards = work.num_steps * max(1.0, num_rows / self.max_rows)  # each picture takes its turn
         seconds = num_forwards * factor * line(min(num_rows, self.max_rows))
         if self.decodes:
-            line, factor = nearest(self.decodes, ("", *work.group[1:]))
+            line, factor = nearest(self.decodes, work.group)
             seconds += factor * line(work.num_pictures)
         return seconds
 
@@ -80,6 +87,7 @@ class CostSummary:
             "rate": self.rate_cost_per_s,
             "max_rows": self.max_rows,
             "num_rows_held": self.num_rows_held,
+            "share": self.share,
             "steps": [[*group, line.base_s, line.per_item_s] for group, line in self.steps.items()],
             "decodes": [[*group, line.base_s, line.per_item_s] for group, line in self.decodes.items()],
             "text": [self.text.base_s, self.text.per_item_s],
@@ -103,6 +111,7 @@ class CostSummary:
                 steps=steps,
                 decodes=decodes,
                 text=_line(*values["text"]),
+                share=min(max(float(values["share"]), 0.01), 1.0),
             )
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"not a summary of costs: {error}") from error
@@ -121,8 +130,10 @@ def seconds_left(work: Work, workers: Sequence[CostSummary], *, cost_ahead: floa
     totals = []
     for worker in known:
         num_rows_beside = worker.num_rows_held if is_waiting else max(worker.num_rows_held - work.num_rows, 0)
-        totals.append((worker.job_s(work, num_rows_beside) or 0.0) + (worker.text(1) if is_waiting else 0.0))
-    return math.fsum(totals) / len(totals) + _backlog_s(cost_ahead or 0.0, workers)
+        drawing_s = (worker.job_s(work, num_rows_beside) or 0.0) / worker.share
+        totals.append(drawing_s + (worker.text(1) if is_waiting else 0.0))
+    backlog_s = _backlog_s(cost_ahead or 0.0, [worker.rate_shared_cost_per_s for worker in workers])
+    return math.fsum(totals) / len(totals) + backlog_s
 
 
 def can_finish_by(work: Work, workers: Sequence[CostSummary], seconds: float, *, cost_ahead: float = 0.0) -> bool:
@@ -133,7 +144,8 @@ def can_finish_by(work: Work, workers: Sequence[CostSummary], seconds: float, *,
     alone_s = [alone + worker.text(1) for worker in workers if (alone := worker.job_s(work)) is not None]
     if not alone_s:
         return True
-    return SURE_SHARE * (min(alone_s) + _backlog_s(cost_ahead, workers)) <= seconds
+    backlog_s = _backlog_s(cost_ahead, [worker.rate_cost_per_s for worker in workers])
+    return SURE_SHARE * (min(alone_s) + backlog_s) <= seconds
 
 
 def nearest(known: Mapping[Group, Duration], group: Group) -> tuple[Duration, float]:
@@ -149,8 +161,8 @@ def nearest(known: Mapping[Group, Duration], group: Group) -> tuple[Duration, fl
     return known[like], _num_pixels(group) / _num_pixels(like)
 
 
-def _backlog_s(cost: float, workers: Sequence[CostSummary]) -> float:
-    rate = math.fsum(worker.rate_cost_per_s for worker in workers)
+def _backlog_s(cost: float, rates: Sequence[float]) -> float:
+    rate = math.fsum(rates)
     return cost / rate if rate > 0 else 0.0
 
 

@@ -66,6 +66,11 @@ class JobRow:
     last_step_at: int
 
     @property
+    def model(self) -> str:
+        """Name of the model that draws it."""
+        return self.run.job.model
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return (self.sample.params.width, self.sample.params.height)
@@ -73,4 +78,4 @@ class JobRow:
     @property
     def group(self) -> Group:
         """What it must have in common with others to share a forward."""
-        return (self.run.job.model, *self.size)
+        return (self.model, *self.size)

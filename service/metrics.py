@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -141,16 +141,16 @@ class Metrics:
         self.denoise_step_duration.labels(resolution, batch_label(num_rows)).observe(duration_s)
         self.denoise_steps.inc(num_pictures)
 
-    def render(self, queue: QueueStats | None = None) -> bytes:
-        """The exposition text. `queue` is asked of the server at scrape time; None leaves its gauges out."""
+    def render(self, queues: Mapping[str, QueueStats] | None = None) -> bytes:
+        """The exposition text. `queues`, by model, are asked at scrape time; None leaves their gauges out."""
         registry = self.registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         text = generate_latest(registry)
-        if queue is not None:
+        if queues is not None:
             queue_registry = CollectorRegistry()
-            queue_registry.register(_QueueGauges(queue))
+            queue_registry.register(_QueueGauges(queues))
             text += generate_latest(queue_registry)
         return text
 
@@ -192,23 +192,33 @@ class WorkerGauges:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.model_memory = Gauge(
+            "model_memory_bytes",
+            "Weights in memory: network, text_encoder, autoencoder; what models share is there once, under all names.",
+            ("model", "part"),
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
 
 
 class _QueueGauges(Collector):
     """What autoscaling reads. Computed at scrape time, so that any gateway tells the same."""
 
-    def __init__(self, stats: QueueStats) -> None:
+    def __init__(self, stats: Mapping[str, QueueStats]) -> None:
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._stats
-        for name, text, value in (
-            ("num_requests_waiting", "Jobs in the queue, retries included.", stats.num_waiting),
-            ("num_requests_running", "Jobs that a worker holds.", stats.num_running),
-            ("queue_capacity", "Jobs that may wait before requests are refused.", stats.capacity),
-            ("queue_oldest_age_seconds", "Age of the job that has waited longest.", stats.oldest_age_s),
+        for name, text, attribute in (
+            ("num_requests_waiting", "Jobs in a model's queue, retries included.", "num_waiting"),
+            ("num_requests_running", "Jobs that a worker holds.", "num_running"),
+            ("queue_capacity", "Jobs that may wait for a model before requests are refused.", "capacity"),
+            ("queue_oldest_age_seconds", "Age of the job that has waited longest.", "oldest_age_s"),
         ):
-            yield GaugeMetricFamily(f"{NAMESPACE}_{name}", text, value)
+            family = GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=("model",))
+            for model, stats in self._stats.items():
+                family.add_metric((model,), getattr(stats, attribute))
+            yield family
 
 
 def batch_label(num_rows: int) -> str:

@@ -107,6 +107,14 @@ class JobQueue:
             raise ConfigurationError(message) from None
         return cls(Redis.from_pool(commands), Redis.from_pool(blocking), keys, limits)
 
+    def of_model(self, model: str) -> Self:
+        """The queue of another model, over the same connections. Raises ConfigurationError for its name."""
+        try:
+            keys = QueueKeys(model)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        return type(self)(self._commands, self._blocking, keys, self.limits)
+
     async def submit(self, job: Job) -> Submitted:
         """Accept a job. Once this returns, the job reaches exactly one end, whatever happens to any process.
 
@@ -182,11 +190,21 @@ class JobQueue:
             rows_left = max_rows - sum(job.num_images for job in jobs)
         return tuple(jobs)
 
-    async def wait_for_work(self, timeout_s: float) -> None:
-        """Return when a job may have come, or after `timeout_s` (5 s at most). One arrival wakes one waiter."""
+    async def wait_for_work(self, timeout_s: float, others: Sequence[JobQueue] = ()) -> None:
+        """Return when a job may have come, here or to one of the `others`, or after `timeout_s` (5 s at most).
+
+        One arrival wakes one waiter.
+        """
         wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
         async with _translated(wait_s + CALL_BUDGET_S):
-            await self._blocking.blpop([self._keys.wake], timeout=wait_s)
+            await self._blocking.blpop([queue._keys.wake for queue in (self, *others)], timeout=wait_s)
+
+    async def count_queued(self, others: Sequence[JobQueue] = ()) -> tuple[int, ...]:
+        """Jobs that may run now, here and in each of the `others`, in one round trip."""
+        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+            for queue in (self, *others):
+                pipe.zcard(queue._keys.queue)
+            return tuple(await pipe.execute())
 
     async def heartbeat(self, worker: WorkerInfo, progress: Sequence[JobProgress]) -> HeartbeatReply:
         """Say that the worker lives, how far its jobs are, and renew their leases; learn which of them to drop."""

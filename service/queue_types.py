@@ -77,9 +77,11 @@ class HeartbeatReply:
 class WorkerInfo:
     """A worker as it describes itself.
 
-    `started_at` is seconds since the epoch on its own clock, shown and never computed with; `rate_cost_per_s` is its
-    measured speed in megapixel-steps per second, 0 while unknown; `costs` is a `CostSummary` (service/estimates.py) as
-    a dictionary, empty while nothing was measured.
+    A worker with several models does so once for each. `started_at` is seconds since the epoch on its own clock, shown
+    and never computed with; `rate_cost_per_s` is its measured speed with `model` in megapixel-steps per second, as its
+    other models let it be, 0 while unknown; `costs` is a `CostSummary` (service/estimates.py) as a dictionary, empty
+    while nothing was measured. `models` are all that it serves; `memory` has the bytes of this one's parts, and
+    `shared_with` the other models of those parts that are not its own.
     """
 
     id: str
@@ -89,6 +91,9 @@ class WorkerInfo:
     started_at: float
     rate_cost_per_s: float = 0.0
     costs: dict[str, Any] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    shared_with: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

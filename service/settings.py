@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import ConfigurationError
 from service.queue_types import QueueLimits
@@ -31,7 +31,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    model: str = Field("demo", min_length=1, description="Name of a known model, or the folder of a bundle.")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("demo", "demo-dist", "demo-grpo"),
+        min_length=1,
+        description="What is served: names of known models or folders of bundles, with commas between them. The first "
+        "one draws for requests that name none.",
+    )
     models_dir: Path = Field(Path("~/.cache/emmdit/models"), description="Where fetched bundles lie.")
     data_dir: Path = Field(
         Path("~/.local/share/emmdit"), description="Where the embedded server's files and the finished pictures lie."
@@ -109,6 +114,21 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        return tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _refuse_repetition(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in models:
+            raise ValueError("a name is missing: give names or folders with one comma between them")
+        if repeated := sorted({model for model in models if models.count(model) > 1}):
+            raise ValueError(f"{', '.join(repeated)} is named twice")
+        return models
+
     @field_validator("models_dir", "data_dir", "compiled_dir")
     @classmethod
     def _expand_home(cls, path: Path) -> Path:
@@ -151,7 +171,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         if value is not None:
-            variables[_variable(name)] = str(value)
+            variables[_variable(name)] = _written(value)
     return variables
 
 
@@ -212,10 +232,15 @@ def settings_page() -> str:
         "|---|---|---|---|",
     ]
     for name, info in Settings.model_fields.items():
-        default = "unset" if info.default is None else f"`{str(info.default).replace('False', 'false')}`"
+        default = "unset" if info.default is None else f"`{_written(info.default).replace('False', 'false')}`"
         meaning = str(info.description).replace("|", "\\|")
         lines.append(f"| `{_variable(name)}` | {default} | {_values(info)} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def _written(value: object) -> str:
+    """A value as a variable has it."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _values(info: FieldInfo) -> str:

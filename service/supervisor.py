@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +30,8 @@ from service.embedded import EmbeddedServer
 from service.errors import ConfigurationError, EmmditError
 from service.gateway.auth import refuse_open_binding
 from service.gateway.server import bind
-from service.queue import JobQueue
 from service.queue_types import QueueLimits, WorkerInfo
+from service.queues import Queues
 from service.settings import Settings, settings_environment
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ class Child:
 class Supervisor:
     """Runs the parts of the service until told to stop."""
 
-    def __init__(self, settings: Settings, model_name: str, report: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[str], report: Callable[[str], None]) -> None:
         self._settings = settings
-        self._model_name = model_name
+        self._models = tuple(models)
         self._report = report
         self._started_s = time.monotonic()
         self._started_at = time.time()
@@ -115,16 +115,20 @@ class Supervisor:
     def _announce(self, address: str, url: str) -> bool:
         """Print the one line that says where the service is, once it can draw."""
         try:
-            found = asyncio.run(_live_workers(url, self._model_name))
+            found = asyncio.run(_live_workers(url, self._models))
             # After a crash the record of a worker of the run before outlives it by a lease.
             workers = [worker for worker in found if worker.started_at >= self._started_at]
-            if not workers or httpx.get(f"{address}/readyz", timeout=2.0).status_code != httpx.codes.OK:
+            if {worker.model for worker in workers} != set(self._models):
+                return False
+            if httpx.get(f"{address}/readyz", timeout=2.0).status_code != httpx.codes.OK:
                 return False
         except (httpx.HTTPError, EmmditError):
             return False
-        devices = ", ".join(sorted({worker.device for worker in workers}))
+        models, devices = ", ".join(self._models), ", ".join(sorted({worker.device for worker in workers}))
         ready_s = time.monotonic() - self._started_s
-        self._report(f"ready: {address}  model {self._model_name}  device {devices}  after {ready_s:.1f} s")
+        self._report(
+            f"ready: {address}  model {models}  device {devices}  weights {_weights(workers)}  after {ready_s:.1f} s"
+        )
         return True
 
     def _keep_running(self, child: Child) -> None:
@@ -175,12 +179,30 @@ class Supervisor:
                     process.wait()
 
 
-async def _live_workers(url: str, model: str) -> tuple[WorkerInfo, ...]:
-    queue = JobQueue.connect(url, model=model, limits=QueueLimits())
+async def _live_workers(url: str, models: Sequence[str]) -> list[WorkerInfo]:
+    """One record for each model that a worker serves."""
+    queues = Queues.connect(url, models=models, limits=QueueLimits())
     try:
-        return await queue.workers()
+        found = await asyncio.gather(*(queue.workers() for queue in queues.values()))
+        return [worker for workers in found for worker in workers]
     finally:
-        await queue.close()
+        await queues.close()
+
+
+def _weights(workers: Sequence[WorkerInfo]) -> str:
+    """What lies in one worker's memory, in all and by part; what models share counts once."""
+    sizes: dict[str, dict[tuple[str, ...], int]] = {}
+    for worker in workers:
+        if worker.id == workers[0].id:
+            for part, num_bytes in worker.memory.items():
+                owners = tuple(sorted((worker.model, *worker.shared_with.get(part, ()))))
+                sizes.setdefault(part, {})[owners] = num_bytes
+    parts = [
+        f"{part.replace('_', ' ')} {' + '.join(f'{num_bytes / 1e6:.1f}' for num_bytes in by_owners.values())}"
+        for part, by_owners in sizes.items()
+    ]
+    total = sum(num_bytes for by_owners in sizes.values() for num_bytes in by_owners.values())
+    return f"{total / 1e6:.1f} MB ({', '.join(parts)})"
 
 
 def _devices(settings: Settings) -> tuple[str, ...]:

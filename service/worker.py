@@ -11,15 +11,14 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.engine import Engine, Sample
+from model.loading import LoadedEngines
 from service.batch import Batch
 from service.blobs import BlobStore
 from service.delivery import OUTAGE_PAUSE_S, Delivery
@@ -27,9 +26,10 @@ from service.errors import EmmditError, ServerOverloaded
 from service.job_run import JobRow, JobRun
 from service.jobs import Cancelled, Expired, Failed, JobResult
 from service.metrics import Metrics, WorkerGauges
-from service.queue import JobQueue
-from service.queue_types import WorkerInfo
+from service.queue_types import HeartbeatReply, WorkerInfo
+from service.queues import Queues
 from service.settings import Settings
+from service.stages import Stages
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +43,24 @@ def _exit_now() -> NoReturn:
 
 
 class Worker:
-    """One engine serving one model's queue. `run` returns after `stop` once nothing is under way."""
+    """Engines on one device, each serving its model's queue. `run` returns after `stop` once nothing is under way."""
 
     def __init__(
         self,
         worker_id: str,
         settings: Settings,
-        queue: JobQueue,
+        queues: Queues,
         blobs: BlobStore,
-        engine: Engine,
+        loaded: LoadedEngines,
         metrics: Metrics,
         *,
         on_stall: Callable[[], None] = _exit_now,
     ) -> None:
         self._settings = settings
-        self._queue = queue
-        self._delivery = Delivery(settings, queue, blobs, metrics, engine.card.version)
-        self._engine = engine
+        self._queues = queues
+        self._loaded = loaded
+        self._versions = {model: engine.card.version for model, engine in loaded.engines.items()}
+        self._delivery = Delivery(settings, queues, blobs, metrics, self._versions)
         self._metrics = metrics
         self.gauges = WorkerGauges(metrics.registry)
         self._on_stall = on_stall
@@ -67,12 +68,11 @@ class Worker:
         self._started_at = time.time()
         self._runs: dict[str, JobRun] = {}
         self._batch = Batch(settings.max_batch_rows, settings.max_active_images)
-        self._cache_counts = (0, 0)
+        self._stages = Stages(loaded.engines, self._batch, metrics, self._note_progress)
         self._last_progress_s = time.monotonic()
         self._last_heartbeat_s = time.monotonic()
         self._drain_deadline_s: float | None = None
         self._has_ended = False  # what background loops ask: redis-py on Python 3.11 can swallow a cancellation
-        self._engine_thread = ThreadPoolExecutor(1, "engine")
         self._completions: set[asyncio.Task[None]] = set()
 
     def stop(self) -> None:
@@ -84,6 +84,8 @@ class Worker:
         """Serve until `stop`."""
         self._last_heartbeat_s = time.monotonic()
         self.gauges.up.set(1)
+        for part in self._loaded.memory:
+            self.gauges.model_memory.labels("+".join(part.models), part.part).set(part.num_bytes)
         background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping)]
         drawing = asyncio.create_task(self._draw())
         try:
@@ -99,19 +101,19 @@ class Worker:
             for task in [drawing, *background, *self._completions]:
                 task.cancel()
             await asyncio.gather(drawing, *background, *self._completions, return_exceptions=True)
-            self._engine_thread.shutdown(wait=False, cancel_futures=True)
+            self._stages.close()
             self._delivery.close()
-            await self._unless_overloaded(self._queue.remove_worker(self._id))
+            await self._unless_overloaded(self._queues.remove_worker(self._id))
 
     async def _draw(self) -> None:
         while not self._is_drained():
             await self._claim()
             started_s = time.monotonic()
             await self._admit()
-            cost = await self._step()
-            await self._decode_finished()
+            model, cost = await self._step()
+            await self._decode_finished()  # what this step has finished: the same model's
             if cost:
-                self._batch.costs.observe_work(cost, time.monotonic() - started_s)
+                self._batch.costs.observe_work(model, cost, time.monotonic() - started_s)
             else:
                 await self._wait_for_work()
 
@@ -127,8 +129,13 @@ class Worker:
         num_free = self._batch.max_images - len(self._batch) - sum(run.num_waiting for run in self._runs.values())
         if num_free <= 0 or self._drain_deadline_s is not None:
             return
+        held: Counter[str] = Counter()
+        for run in self._runs.values():
+            held[run.job.model] += run.job.num_images
+        # A retried job runs alone, and comes alone. One that was given back unharmed is not told from it here.
+        runs_alone = len(self._runs) == 1 and next(iter(self._runs.values())).job.attempt > 1
         try:
-            jobs = await self._queue.claim(self._id, num_free, num_free, is_idle=not self._runs)
+            jobs = await self._queues.claim(self._id, num_free, held, runs_alone=runs_alone)
         except ServerOverloaded as error:
             await self._pause(error)
             return
@@ -145,92 +152,56 @@ class Worker:
             await asyncio.wait(self._completions, timeout=OUTAGE_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
         elif not self._runs and self._drain_deadline_s is None:
             try:
-                await self._queue.wait_for_work(self._settings.heartbeat_s)
+                await self._queues.wait_for_work(self._settings.heartbeat_s)
             except ServerOverloaded as error:
                 await self._pause(error)
 
     async def _admit(self) -> None:
         """Begin waiting pictures, in the order their jobs were claimed, while there are free places."""
         num_free = self._batch.max_images - len(self._batch)
-        admitted: list[tuple[JobRun, int]] = []
+        admitted: dict[str, list[tuple[JobRun, int]]] = {}
         for run in self._runs.values():
-            while run.num_waiting and len(admitted) < num_free:
-                admitted.append((run, run.num_begun))
+            while run.num_waiting and num_free > 0:
+                admitted.setdefault(run.job.model, []).append((run, run.num_begun))
                 run.num_begun += 1
-        if not admitted:
-            return
-        started_s = time.perf_counter()
-        num_encoded = self._engine.cache_counts[1]
-        wanted = [run.job.params_of_image(index) for run, index in admitted]
-        samples = await self._on_engine([run for run, _ in admitted], partial(self._engine.begin, wanted))
-        if samples is None:
-            return
-        duration_s = time.perf_counter() - started_s
-        self._batch.costs.observe_text(self._engine.cache_counts[1] - num_encoded, duration_s)
-        self._metrics.stage_duration.labels("text_encode").observe(duration_s)
-        self._metrics.batch_size.labels("text_encode").observe(len(admitted))
-        self._count_cache_events()
-        for (run, index), sample in zip(admitted, samples, strict=True):
-            run.prompt, run.unknown_words = sample.prompt, sample.unknown_words
-            if not run.is_dropped:
-                self._batch.add(run, index, sample)
-
-    def _count_cache_events(self) -> None:
-        counts = self._engine.cache_counts
-        for result, now, before in zip(("hit", "miss"), counts, self._cache_counts, strict=True):
-            self._metrics.cache_events.labels("text", result).inc(now - before)
-        self._cache_counts = counts
+                num_free -= 1
+        for model, pictures in admitted.items():
+            wanted = [run.job.params_of_image(index) for run, index in pictures]
+            samples = await self._unless_failed([run for run, _ in pictures], self._stages.begin(model, wanted))
+            if samples is None:
+                continue
+            for (run, index), sample in zip(pictures, samples, strict=True):
+                run.prompt, run.unknown_words = sample.prompt, sample.unknown_words
+                if not run.is_dropped:
+                    self._batch.add(run, index, sample)
 
     # -- step and decode
 
-    async def _step(self) -> float:
-        """One forward for those whose turn it is. Returns its work in megapixel-steps, 0 where there was none."""
-        batch = self._batch.choose(time.monotonic())
-        if not batch:
-            return 0.0
-        started_s = time.perf_counter()
-        samples = [row.sample for row in batch]
-        if await self._on_engine([row.run for row in batch], partial(self._step_samples, samples)) is None:
-            return 0.0
-        duration_s = time.perf_counter() - started_s
-        self._batch.note_step(batch, duration_s)
-        width, height = batch[0].size
-        num_rows = sum(row.sample.params.num_rows for row in batch)
-        self._metrics.observe_step(f"{width}x{height}", len(batch), num_rows, self._batch.max_rows, duration_s)
-        return sum(row.sample.params.cost_per_step for row in batch)
-
-    def _step_samples(self, samples: Sequence[Sample]) -> bool:
-        self._engine.step(samples)
-        return True
+    async def _step(self) -> tuple[str, float]:
+        """One forward for those whose turn it is. Returns its model and megapixel-steps, 0 where there was none."""
+        rows = self._batch.choose(time.monotonic())
+        if not rows:
+            return "", 0.0
+        return rows[0].model, await self._unless_failed([row.run for row in rows], self._stages.step(rows)) or 0.0
 
     async def _decode_finished(self) -> None:
         """Turn finished rows into pixels, and hand them to the PNG threads without waiting for those."""
-        for batch in self._batch.take_finished():
-            started_s = time.perf_counter()
-            samples = [row.sample for row in batch]
-            pictures = await self._on_engine(
-                [row.run for row in batch], partial(self._engine.decode, samples, self._note_progress)
-            )
+        for rows in self._batch.take_finished():
+            pictures = await self._unless_failed([row.run for row in rows], self._stages.decode(rows))
             if pictures is None:
                 continue
-            duration_s = time.perf_counter() - started_s
-            self._batch.costs.observe_decode(*batch[0].size, len(batch), duration_s)
-            self._metrics.stage_duration.labels("decode").observe(duration_s)
-            self._metrics.batch_size.labels("decode").observe(len(batch))
-            for row, pixels in zip(batch, pictures, strict=True):
+            for row, pixels in zip(rows, pictures, strict=True):
                 if not row.run.is_dropped:
                     self._start_completion(row, pixels)
 
-    async def _on_engine(self, runs: Sequence[JobRun], work: Callable[[], T]) -> T | None:
-        """Run `work` on the engine's thread. If it fails, give its jobs back and return None."""
+    async def _unless_failed(self, runs: Sequence[JobRun], stage: Awaitable[T]) -> T | None:
+        """Await a stage. If it fails, give its jobs back and return None."""
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._engine_thread, work)
+            return await stage
         except Exception as error:
             logger.exception("drawing failed for jobs %s", ", ".join(dict.fromkeys(run.job.id for run in runs)))
             await self._give_back(runs, Failed("generation_failed", f"drawing failed ({type(error).__name__})"))
             return None
-        self._note_progress()
-        return result
 
     def _note_progress(self) -> None:
         self._last_progress_s = time.monotonic()
@@ -251,7 +222,7 @@ class Worker:
             await self._give_back([run], Failed("storage_failed", f"the picture could not be stored ({error})"))
             return
         if run.is_complete and not run.is_dropped:
-            await self._finish(run, run.result(self._engine.card.version, time.monotonic()))
+            await self._finish(run, run.result(self._versions[run.job.model], time.monotonic()))
 
     async def _finish(self, run: JobRun, result: JobResult) -> None:
         self._drop(run)
@@ -261,7 +232,8 @@ class Worker:
         for run in dict.fromkeys(runs):
             if not run.is_dropped:
                 self._drop(run)
-                await self._unless_overloaded(self._queue.retry(run.job.id, run.job.attempt, failure))
+                queue = self._queues[run.job.model]
+                await self._unless_overloaded(queue.retry(run.job.id, run.job.attempt, failure))
 
     def _drop(self, run: JobRun) -> None:
         """Forget a run: its rows leave the batch before the next step."""
@@ -273,7 +245,7 @@ class Worker:
         for run in list(self._runs.values()):
             self._drop(run)
             logger.info("job %s given back: this worker stops", run.job.id)
-            await self._unless_overloaded(self._queue.release(run.job.id, run.job.attempt))
+            await self._unless_overloaded(self._queues[run.job.model].release(run.job.id, run.job.attempt))
 
     # -- heartbeats
 
@@ -291,8 +263,7 @@ class Worker:
             logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", limit_s)
             self._on_stall()
         try:
-            progress = [run.progress(is_renewed=not is_stalled) for run in self._runs.values()]
-            reply = await self._queue.heartbeat(self._info(), progress)
+            replies = await asyncio.gather(*(self._beat(model, is_renewed=not is_stalled) for model in self._queues))
         except ServerOverloaded as error:
             logger.warning("no heartbeat: %s", error.message)
             if now_s - self._last_heartbeat_s > self._settings.lease_s and self._runs:
@@ -302,16 +273,22 @@ class Worker:
             return
         self._last_heartbeat_s = now_s
         self.gauges.last_heartbeat.set_to_current_time()
-        for kind, num_bytes in self._engine.memory_bytes().items():
+        for kind, num_bytes in next(iter(self._loaded.engines.values())).memory_bytes().items():
             self.gauges.device_memory.labels(kind).set(num_bytes)
-        endings: list[tuple[tuple[str, ...], JobResult | None]] = [
-            (reply.cancelled, Cancelled("running")),
-            (reply.expired, Expired("running")),
-            (reply.lost, None),
-        ]
-        for job_ids, ending in endings:
-            for job_id in job_ids:
-                await self._stop_drawing(job_id, ending)
+        for reply in replies:
+            endings: list[tuple[tuple[str, ...], JobResult | None]] = [
+                (reply.cancelled, Cancelled("running")),
+                (reply.expired, Expired("running")),
+                (reply.lost, None),
+            ]
+            for job_ids, ending in endings:
+                for job_id in job_ids:
+                    await self._stop_drawing(job_id, ending)
+
+    async def _beat(self, model: str, *, is_renewed: bool) -> HeartbeatReply:
+        """One model's heartbeat, with the progress of its jobs."""
+        runs = [run for run in self._runs.values() if run.job.model == model]
+        return await self._queues[model].heartbeat(self._info(model), [run.progress(is_renewed) for run in runs])
 
     async def _stop_drawing(self, job_id: str, ending: JobResult | None) -> None:
         """What the queue said about a job of ours: end it so, or (None) forget it without a word."""
@@ -324,20 +301,27 @@ class Worker:
         else:
             await self._finish(run, ending)
 
-    def _info(self) -> WorkerInfo:
+    def _info(self, model: str) -> WorkerInfo:
+        summary = self._batch.summary(model)
+        parts = [part for part in self._loaded.memory if model in part.models]
         return WorkerInfo(
             id=self._id,
-            model=self._engine.card.name,
-            version=self._engine.card.version,
-            device=str(self._engine.device),
+            model=model,
+            version=self._versions[model],
+            device=str(self._loaded.engines[model].device),
             started_at=self._started_at,
-            rate_cost_per_s=self._batch.costs.rate_cost_per_s,
-            costs=self._batch.summary().to_dict(),
+            rate_cost_per_s=summary.rate_shared_cost_per_s,
+            costs=summary.to_dict(),
+            models=list(self._queues),
+            memory={part.part: part.num_bytes for part in parts},
+            shared_with={
+                part.part: [other for other in part.models if other != model] for part in parts if len(part.models) > 1
+            },
         )
 
     async def _reaping(self) -> None:
         while not self._has_ended:
-            report = await self._unless_overloaded(self._queue.reap())
+            report = await self._unless_overloaded(self._queues.reap())
             if report is not None and report.requeued:
                 self._metrics.redeliveries.inc(report.requeued)
             await asyncio.sleep(REAP_INTERVAL_S)

@@ -70,9 +70,9 @@ def test_before_the_first_measurement_it_guesses_and_says_so():
     model = CostModel()
     assert not model.has_measured
     assert 0 < model.step_s(SMALL, 1) < model.step_s(SMALL, 2) < model.step_s(LARGE, 2)
-    assert model.decode_s(512, 512) > 0
+    assert model.decode_s(SMALL) > 0
     assert model.text_s() > 0
-    assert model.rate_cost_per_s == 0
+    assert model.rate_cost_per_s("base") == 0
     assert taught().has_measured
 
 
@@ -140,18 +140,19 @@ def test_the_line_of_any_measurements_neither_falls_nor_begins_below_nothing(mea
 def test_decoding_and_text_have_curves_of_their_own():
     model = CostModel()
     for number in (1, 2, 4):
-        model.observe_decode(512, 512, number, 0.1 + 0.2 * number)
+        model.observe_decode(SMALL, number, 0.1 + 0.2 * number)
         model.observe_text(number, 0.01 + 0.002 * number)
     model.observe_text(0, 5.0)
-    assert model.decode_s(512, 512, 3) == pytest.approx(0.7)
-    assert model.decode_s(1024, 1024, 1) == pytest.approx(1.2)
+    assert model.decode_s(SMALL, 3) == pytest.approx(0.7)
+    assert model.decode_s(LARGE, 1) == pytest.approx(1.2)
+    assert model.decode_s(("another model", 512, 512), 3) == pytest.approx(0.7)
     assert model.text_s(8) == pytest.approx(0.026)
     assert model.text_s(0) == 0
 
 
 def test_a_picture_takes_its_text_its_steps_in_company_and_its_decoding():
     model = taught()
-    model.observe_decode(512, 512, 1, 0.3)
+    model.observe_decode(SMALL, 1, 0.3)
     model.observe_text(1, 0.05)
     assert model.picture_s(SMALL, 20, 2) == pytest.approx(0.05 + 20 * TRUE(2) + 0.3)
     assert model.picture_s(SMALL, 20, 2, num_rows_shared=8) == pytest.approx(0.05 + 20 * TRUE(8) + 0.3)
@@ -160,11 +161,13 @@ def test_a_picture_takes_its_text_its_steps_in_company_and_its_decoding():
 def test_the_summary_survives_its_way_through_json_exactly():
     model = taught()
     model.observe_step(LARGE, 3, 1 / 3)
-    model.observe_decode(512, 512, 1, 0.3)
+    model.observe_decode(SMALL, 1, 0.3)
     model.observe_text(1, 0.05)
-    model.observe_work(5.0, 2.0)
-    summary = model.summary(max_rows=8, num_rows_held=5)
-    assert summary.rate_cost_per_s == 2.5
+    model.observe_work("base", 5.0, 2.0)
+    model.observe_work("slow", 1.0, 2.0)
+    summary = model.summary("base", max_rows=8, num_rows_held=5, share=0.5)
+    assert (summary.rate_cost_per_s, summary.rate_shared_cost_per_s) == (2.5, 1.25)
+    assert model.summary("slow", 8, 5).rate_cost_per_s == 0.5
     assert summary.steps[SMALL] == TRUE
     assert CostSummary.from_dict(json.loads(json.dumps(summary.to_dict()))) == summary
 
@@ -174,7 +177,7 @@ def test_what_it_remembers_is_bounded_and_the_latest_used_sizes_stay():
     for number in range(1, 3 * MAX_CURVES):
         model.observe_step(("base", 8 * number, 8), 1, 0.01)
         model.observe_step(SMALL, 8, TRUE(8))
-    steps = model.summary(8, 0).steps
+    steps = model.summary("base", 8, 0).steps
     assert len(steps) == MAX_CURVES
     assert SMALL in steps
 

@@ -68,7 +68,7 @@ def test_the_settings_of_a_container_are_accepted(name, services, monkeypatch):
     for variable, value in services[name]["environment"].items():
         monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
     settings = load_settings()
-    assert settings.model == "demo"
+    assert settings.models == ("demo", "demo-dist", "demo-grpo")
     assert settings.redis_url.get_secret_value() == "redis://valkey:6379/0"
 
 

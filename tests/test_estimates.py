@@ -1,12 +1,14 @@
 """What the gateway tells of the time a job takes, from what workers publish."""
 
+from dataclasses import replace
+
 import pytest
 
 from service.estimates import SURE_SHARE, CostSummary, Line, Work, can_finish_by, seconds_left
 
 SMALL, LARGE = ("base", 512, 512), ("base", 1024, 1024)
 STEP, DECODE = Line(0.1, 0.1), Line(0.5, 0.5)
-IDLE = CostSummary(2.0, 8, 0, {SMALL: STEP}, {("", 512, 512): DECODE}, Line(0.2, 0.1))
+IDLE = CostSummary(2.0, 8, 0, {SMALL: STEP}, {SMALL: DECODE}, Line(0.2, 0.1))
 BUSY = CostSummary(2.0, 8, 24, IDLE.steps, IDLE.decodes, IDLE.text)
 WORK = Work(SMALL, num_steps=10)
 
@@ -32,6 +34,13 @@ def test_a_waiting_job_waits_for_the_backlog_and_then_shares_the_forwards():
     assert seconds_left(WORK, [IDLE, IDLE], cost_ahead=8.0) == pytest.approx(idle_s + 2)
     shared_s = 10 * 25 / 8 * STEP(8) + DECODE(1) + 0.3
     assert seconds_left(WORK, [BUSY], cost_ahead=0.0) == pytest.approx(shared_s)
+
+
+def test_a_model_that_shares_its_worker_gets_its_part_of_the_time_but_is_refused_nothing_for_it():
+    shared = replace(IDLE, share=0.5)
+    alone_s, text_s = 10 * STEP(1) + DECODE(1), 0.3
+    assert seconds_left(WORK, [shared], cost_ahead=8.0) == pytest.approx(2 * alone_s + text_s + 8)
+    assert can_finish_by(WORK, [shared], alone_s + text_s)
 
 
 def test_a_running_job_is_among_the_rows_that_its_worker_holds():

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import ConfigurationError
-from service.settings import Settings, load_settings, settings_page
+from service.settings import Settings, load_settings, settings_environment, settings_page
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -52,6 +52,7 @@ def test_settings_are_frozen():
     ("name", "hint"),
     [
         ("EMMDIT_PROT", "did you mean EMMDIT_PORT?"),
+        ("EMMDIT_MODEL", "did you mean EMMDIT_MODELS?"),
         ("EMMDIT_MAX_BATCH_ROW", "did you mean EMMDIT_MAX_BATCH_ROWS?"),
         ("EMMDIT_SERVICE_HOST", "enableServiceLinks: false"),
         ("EMMDIT_PORT_8000_TCP", "enableServiceLinks: false"),
@@ -105,3 +106,24 @@ def test_a_password_is_never_shown(monkeypatch):
         load_settings()
     assert "swordfish" not in caught.value.message
     assert "redis://" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["demo, demo-dist ,/models/mine", ["demo", "demo-dist,/models/mine"], ("demo", "demo-dist", "/models/mine")],
+)
+def test_several_models_are_named_with_commas_or_one_by_one(given, monkeypatch):
+    settings = load_settings(models=given)
+    assert settings.models == ("demo", "demo-dist", "/models/mine")
+    for name, value in settings_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("demo,other,demo", "demo is named twice"), ("demo,", "a name is missing"), ("", "missing")]
+)
+def test_a_list_of_models_that_makes_no_sense_is_refused(given, said):
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_settings(models=given)
+    assert f"models: {given!r}" in caught.value.message

@@ -21,6 +21,7 @@ from torch import Tensor
 from model.bundle import Bundle, read_bundle
 from model.engine import choose_device
 from model.evaluation.run import weights_digest
+from model.text import unknown_words
 from model.training.dataset import load_records
 from model.training.fidelity import FidelityCheck
 from model.training.loop import TrainingLoop
@@ -89,7 +90,7 @@ def read_prompts(model: LoadedModel, dataset: Path) -> list[str]:
     Raises ValueError where none is left.
     """
     prompts = [record.caption for record in load_records(dataset)]
-    known = [prompt for prompt in prompts if not model.text.unknown_words(prompt)]
+    known = [prompt for prompt in prompts if not unknown_words(prompt, model.card.vocabulary)]
     if not known:
         raise ValueError(f"{dataset}: none of {len(prompts)} captions is made of words that {model.card.name} knows")
     return known

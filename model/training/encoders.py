@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from model import weights
 from model.autoencoder import Autoencoder
 from model.bundle import Bundle, read_bundle
 from model.engine import choose_device, choose_dtype
@@ -89,15 +90,7 @@ class Encoders:
 
 def load_text_encoder(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> TextEncoder:
     """A bundle's text encoder, with no cache: training hardly sees a caption twice. Raises TextEncoderError."""
-    return TextEncoder.load(
-        bundle.parts.text_encoder,
-        bundle.parts.tokenizer,
-        num_tokens=bundle.config.num_text_tokens,
-        num_channels=bundle.config.caption_channels,
-        device=device,
-        dtype=dtype,
-        cache_bytes=0,
-    )
+    return weights.load_text_encoder(bundle, device=device, dtype=dtype, cache_bytes=0)
 
 
 def place(device: str, dtype: str, worker: int) -> tuple[torch.device, torch.dtype]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Request
@@ -17,7 +17,7 @@ from service.blobs import BlobStore
 from service.errors import EmmditError
 from service.gateway import generate, health, jobs, models
 from service.gateway.background import repeat
-from service.gateway.context import Gateway
+from service.gateway.context import Gateway, ServedModel
 from service.gateway.envelope import Envelope
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.responses import error_response
@@ -25,7 +25,7 @@ from service.gateway.validation import Validator
 from service.gateway.waiters import REREAD_PERIOD_S, Waiters
 from service.gateway.workers import LOOK_PERIOD_S, WorkerWatch
 from service.metrics import Metrics, software_version
-from service.queue import JobQueue
+from service.queues import Queues
 from service.settings import Settings
 
 ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, models.router, health.router)
@@ -33,17 +33,24 @@ REAP_PERIOD_S = 1.0
 SWEEP_PERIOD_S = 60.0
 
 
-def create_app(settings: Settings, queue: JobQueue, blobs: BlobStore, metrics: Metrics, card: ModelCard) -> FastAPI:
-    """The application that serves the model of `card` from `queue`. The caller closes the queue."""
+def create_app(
+    settings: Settings, queues: Queues, blobs: BlobStore, metrics: Metrics, cards: Sequence[ModelCard]
+) -> FastAPI:
+    """The application that serves the models of `cards`, the first by default. The caller closes the queues."""
+    grace_s = settings.no_worker_grace_s
     gateway = Gateway(
         settings=settings,
-        card=card,
-        queue=queue,
+        models={
+            card.name: ServedModel(
+                card, queues[card.name], WorkerWatch(queues[card.name], model=card.name, grace_s=grace_s)
+            )
+            for card in cards
+        },
+        queues=queues,
         blobs=blobs,
         metrics=metrics,
-        validator=Validator(card, settings),
-        waiters=Waiters(queue, metrics, keep_s=settings.result_ttl_s),
-        workers=WorkerWatch(queue, model=card.name, grace_s=settings.no_worker_grace_s),
+        validator=Validator({card.name: card for card in cards}, settings),
+        waiters=Waiters(queues, metrics, keep_s=settings.result_ttl_s),
     )
 
     @asynccontextmanager
@@ -83,8 +90,11 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
     oldest_s = settings.result_ttl_s + settings.max_timeout_s
 
     async def reap() -> None:
-        report = await gateway.queue.reap()
+        report = await gateway.queues.reap()
         gateway.metrics.redeliveries.inc(report.requeued)
+
+    async def look() -> None:
+        await asyncio.gather(*(model.workers.look() for model in gateway.models.values()))
 
     async def sweep() -> None:
         await asyncio.to_thread(gateway.blobs.sweep, oldest_s)
@@ -92,7 +102,7 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
     return (
         gateway.waiters.run(),
         repeat("reread", REREAD_PERIOD_S, gateway.waiters.reread),
-        repeat("workers", LOOK_PERIOD_S, gateway.workers.look),
+        repeat("workers", LOOK_PERIOD_S, look),
         repeat("reap", REAP_PERIOD_S, reap),
         repeat("sweep", SWEEP_PERIOD_S, sweep),
     )

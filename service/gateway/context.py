@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -11,9 +12,20 @@ from service.blobs import BlobStore
 from service.gateway.validation import Validator
 from service.gateway.waiters import Waiters
 from service.gateway.workers import WorkerWatch
+from service.jobs import Job
 from service.metrics import Metrics
 from service.queue import JobQueue
+from service.queues import Queues
 from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model: what may be asked of it, where its jobs wait, and who draws them."""
+
+    card: ModelCard
+    queue: JobQueue
+    workers: WorkerWatch
 
 
 @dataclass(slots=True)
@@ -21,14 +33,17 @@ class Gateway:
     """One process's parts. `is_draining` is the only thing that changes: set once, when the process is told to stop."""
 
     settings: Settings
-    card: ModelCard
-    queue: JobQueue
+    models: Mapping[str, ServedModel]
+    queues: Queues
     blobs: BlobStore
     metrics: Metrics
     validator: Validator
     waiters: Waiters
-    workers: WorkerWatch
     is_draining: bool = field(default=False)
+
+    def model_of(self, job: Job) -> ServedModel:
+        """The model that draws this job."""
+        return self.models[job.model]
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import logging
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.errors import DeadlineExceeded, EmmditError, UnknownModel
+from service.errors import DeadlineExceeded, EmmditError
 from service.gateway.accept import MediaType, choose_media_type, wants_async
 from service.gateway.auth import owner_of
 from service.gateway.body import read_json_object
@@ -56,11 +57,13 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     began_at = time.monotonic()
     gateway = gateway_of(request)
     is_async = wants_async(request.headers.get("prefer"))
+    model = "unknown"
     try:
-        job, media_type = await _admit(request, gateway, owner)
+        fields = await _read(request, gateway)
+        model = gateway.validator.model_named(fields)
+        job, media_type = _admit(request, gateway, fields, owner)
         watch, position = await _submit(gateway, job)
     except EmmditError as error:
-        model = "unknown" if isinstance(error, UnknownModel) else gateway.card.name
         gateway.metrics.count_rejection(model, error.code)
         raise
 
@@ -88,18 +91,23 @@ async def _finished(
     return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
 
 
-async def _admit(request: Request, gateway: Gateway, owner: str) -> tuple[Job, MediaType]:
-    """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
+async def _read(request: Request, gateway: Gateway) -> Mapping[str, Any]:
+    """The body's fields. Raises what is wrong with the request before any field of it could be."""
     settings = gateway.settings
     if query := request.url.query:
         message = f"the query {shorten(query)} is not read; allowed: fields in the body"
         raise RequestRefused(400, "unknown_field", message)
-    fields = await read_json_object(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    return await read_json_object(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+
+
+def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, MediaType]:
+    """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
     body = gateway.validator.parse(fields)
     job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
     media_type = choose_media_type(request.headers.get("accept"), job.num_images)
-    gateway.workers.refuse_if_absent()
-    gateway.workers.refuse_if_too_late(job)
+    workers = gateway.model_of(job).workers
+    workers.refuse_if_absent()
+    workers.refuse_if_too_late(job)
     return job, media_type
 
 
@@ -107,7 +115,7 @@ async def _submit(gateway: Gateway, job: Job) -> tuple[Watch, int]:
     """Put the job into the queue, watched from before; its position. Raises QueueFull or ServerOverloaded."""
     watch = gateway.waiters.watch(job)
     try:
-        submitted = await gateway.queue.submit(job)
+        submitted = await gateway.model_of(job).queue.submit(job)
     except BaseException:  # a cancelled handler too: nobody will wait for this job
         gateway.waiters.forget(watch)
         raise
@@ -172,6 +180,6 @@ def _log_accepted(request: Request, job: Job) -> None:
 
 async def _cancel(gateway: Gateway, job: Job) -> None:
     try:
-        await gateway.queue.cancel(job.id, job.owner)
+        await gateway.model_of(job).queue.cancel(job.id, job.owner)
     except EmmditError as error:
         logger.warning("job %s could not be cancelled: %s; it ends at its deadline", job.id, error.code)

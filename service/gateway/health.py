@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from fastapi import APIRouter, Request
@@ -23,21 +24,26 @@ async def livez() -> dict[str, str]:
 @router.get("/startupz")
 async def startupz(request: Request) -> dict[str, str]:
     """200 once the queue has been reached for the first time."""
-    if not gateway_of(request).workers.has_looked:
+    if not all(model.workers.has_looked for model in gateway_of(request).models.values()):
         raise ServerOverloaded("starting: the queue has not been reached yet", retry_after_s=1)
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """200 while the queue answers and a worker with a live heartbeat serves the model."""
+    """200 while the queue answers and a worker with a live heartbeat serves any of the models.
+
+    A model without one is told from the number beside its name: requests for the others must go on.
+    """
     gateway = gateway_of(request)
     if gateway.is_draining:
         raise ServerOverloaded("this gateway is stopping", retry_after_s=1)
-    await gateway.workers.look()
-    if not gateway.workers.alive:
-        raise NoWorker(f"no worker for model {gateway.card.name} is alive", retry_after_s=1)
-    return JSONResponse({"status": "ok", "num_workers": len(gateway.workers.alive)})
+    await asyncio.gather(*(model.workers.look() for model in gateway.models.values()))
+    alive = {name: {worker.id for worker in model.workers.alive} for name, model in gateway.models.items()}
+    if not any(alive.values()):
+        raise NoWorker(f"no worker for {', '.join(alive)} is alive", retry_after_s=1)
+    counts = {name: len(ids) for name, ids in alive.items()}
+    return JSONResponse({"status": "ok", "num_workers": len(set().union(*alive.values())), "models": counts})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -46,5 +52,6 @@ async def metrics(request: Request) -> Response:
     gateway = gateway_of(request)
     stats = None
     with suppress(ServerOverloaded):
-        stats = await gateway.queue.stats()
+        found = await asyncio.gather(*(queue.stats() for queue in gateway.queues.values()))
+        stats = dict(zip(gateway.queues, found, strict=True))
     return Response(gateway.metrics.render(stats), headers={"Content-Type": CONTENT_TYPE})

@@ -55,7 +55,7 @@ async def cancel_job(request: Request, job_id: str, owner: Owner) -> Response:
     """Cancel: at once while queued, at the next step while running (202 until then). Nothing changes after the end."""
     gateway = gateway_of(request)
     _check_id(job_id)
-    status = await gateway.queue.cancel(job_id, owner)
+    status = await gateway.queues.cancel(job_id, owner)
     return await _job_response(gateway, status, status_code=200 if status.state.is_terminal else 202)
 
 
@@ -63,8 +63,9 @@ async def describe(gateway: Gateway, status: JobStatus) -> JobBody:
     """The job for its client. An estimate that cannot be had is left out."""
     seconds_left = None
     if not status.state.is_terminal:
+        model = gateway.model_of(status.job)
         with suppress(ServerOverloaded):
-            seconds_left = gateway.workers.seconds_left(status, await gateway.queue.stats())
+            seconds_left = model.workers.seconds_left(status, await model.queue.stats())
     error = error_of(status)
     return job_body(status, seconds_left=seconds_left, error=None if error is None else error_detail(error))
 
@@ -85,7 +86,7 @@ async def _job_response(gateway: Gateway, status: JobStatus, *, status_code: int
 
 async def _status(gateway: Gateway, job_id: str, owner: str) -> JobStatus:
     _check_id(job_id)
-    return await gateway.queue.status(job_id, owner)
+    return await gateway.queues.status(job_id, owner)
 
 
 def _check_id(job_id: str) -> None:

@@ -120,11 +120,30 @@ class JobBody(BaseModel):
     error: ErrorDetail | None
 
 
+class PartBody(BaseModel):
+    """Weights in a worker's memory: network, text_encoder or autoencoder. What is shared is there once for all."""
+
+    part: str
+    num_bytes: int
+    shared_with: list[str]
+
+
+class WorkerBody(BaseModel):
+    """A live worker that draws with a model, all models that it draws with, and what this one's parts take up."""
+
+    id: str
+    device: str
+    version: str
+    models: list[str]
+    memory: list[PartBody]
+
+
 class ModelBody(BaseModel):
-    """What one model can be asked for."""
+    """What one model can be asked for, and where it is loaded. `is_default`: it draws where a request names none."""
 
     id: str
     object: Literal["model"] = "model"
+    is_default: bool = False
     owned_by: str = "emmdit"
     description: str
     version: str
@@ -141,6 +160,7 @@ class ModelBody(BaseModel):
     example_prompts: list[str]
     num_workers: int
     is_ready: bool
+    workers: list[WorkerBody]
 
 
 class ModelList(BaseModel):

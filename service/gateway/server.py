@@ -12,13 +12,13 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
 
-from model.catalog import find_card
+from model.catalog import find_cards
 from model.config import ModelCard
 from model.errors import BundleError
 from service.blobs import BLOBS_FOLDER, DirectoryBlobs
@@ -27,7 +27,7 @@ from service.gateway.app import create_app
 from service.gateway.auth import refuse_open_binding
 from service.gateway.context import Gateway
 from service.metrics import Metrics
-from service.queue import JobQueue
+from service.queues import Queues
 from service.settings import Settings
 
 LAST_ANSWERS_S = 5  # what handlers get to send their answer once the waiting is over
@@ -41,11 +41,11 @@ def run_gateway(settings: Settings) -> None:
     if settings.redis_url is None:
         raise ConfigurationError("redis_url is not set; a gateway on its own needs one (EMMDIT_REDIS_URL)")
     try:
-        card = find_card(settings.model, settings.models_dir)
+        cards = find_cards(settings.models, settings.models_dir)
     except BundleError as error:
         raise ConfigurationError(str(error)) from error
     with bind(settings.host, settings.port) as listener:
-        asyncio.run(_serve(settings, settings.redis_url.get_secret_value(), card, listener))
+        asyncio.run(_serve(settings, settings.redis_url.get_secret_value(), cards, listener))
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -119,13 +119,13 @@ class GatewayServer(uvicorn.Server):
         self.stop()
 
 
-async def _serve(settings: Settings, url: str, card: ModelCard, listener: socket.socket) -> None:
-    queue = JobQueue.connect(url, model=card.name, limits=settings.queue_limits())
+async def _serve(settings: Settings, url: str, cards: Sequence[ModelCard], listener: socket.socket) -> None:
+    queues = Queues.connect(url, models=[card.name for card in cards], limits=settings.queue_limits())
     try:
         with suppress(ServerOverloaded):  # it may come later; a wrong password (ConfigurationError) never gets right
-            await queue.ping()
+            await queues.ping()
         blobs = DirectoryBlobs(settings.data_dir / BLOBS_FOLDER)
-        app = create_app(settings, queue, blobs, Metrics(), card)
+        app = create_app(settings, queues, blobs, Metrics(), cards)
         await GatewayServer(app, settings).serve(sockets=[listener])
     finally:
-        await queue.close()
+        await queues.close()

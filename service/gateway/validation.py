@@ -29,10 +29,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """Checks requests against one model's card and the operator's limits. Pure but for the seeds it draws."""
+    """Checks requests against the models' cards and the operator's limits. Pure but for the seeds it draws.
 
-    card: ModelCard
+    The first of `cards` is the default. What is allowed depends on the model that a request names.
+    """
+
+    cards: Mapping[str, ModelCard]
     settings: Settings
+
+    def model_named(self, fields: Mapping[str, Any]) -> str:
+        """The model that a body asks for, the default where it names none, "unknown" where there is no such model."""
+        model = fields.get("model")
+        if model is None:
+            return next(iter(self.cards))
+        return model if isinstance(model, str) and model in self.cards else "unknown"
+
+    def _card_named(self, fields: Mapping[str, Any]) -> ModelCard:
+        """For sentences about other fields: the default model's card where the model is wrong as well."""
+        return self.cards.get(self.model_named(fields)) or next(iter(self.cards.values()))
 
     def parse(self, fields: Mapping[str, Any]) -> GenerateRequest:
         """Check names and types. InvalidValue or RequestRefused (400) name field, value and what is allowed."""
@@ -42,7 +56,8 @@ class Validator:
             first = error.errors(include_url=False, include_context=False)[0]
         name = str(first["loc"][0])
         if first["type"] == "missing":
-            raise RequestRefused(400, "missing_field", f"{name} is missing; allowed: {self.allowed(name)}", param=name)
+            message = f"{name} is missing; allowed: {self.allowed(name, self._card_named(fields))}"
+            raise RequestRefused(400, "missing_field", message, param=name)
         if first["type"] == "extra_forbidden":
             known = ", ".join(GenerateRequest.model_fields)
             raise RequestRefused(
@@ -51,39 +66,45 @@ class Validator:
                 f"{shorten(name)} = {shorten(fields[name])} is not a field of this request; allowed: {known}",
                 param=name if name.isidentifier() and len(name) <= 64 else None,
             )
-        raise InvalidValue(name, fields[name], f"allowed: {self.allowed(name)}")
+        raise InvalidValue(name, fields[name], f"allowed: {self.allowed(name, self._card_named(fields))}")
 
     def to_job(self, request: GenerateRequest, *, owner: str, inbox: str) -> Job:
         """The job with effective values. Raises InvalidValue or UnknownModel."""
-        settings, card = self.settings, self.card
-        if request.model is not None and request.model != card.name:
-            raise UnknownModel(f"model: {shorten(request.model)} is not served here; allowed: {self.allowed('model')}")
-        self._check_text("prompt", request.prompt)
+        settings = self.settings
+        if request.model is not None and request.model not in self.cards:
+            raise UnknownModel(f"model: {shorten(request.model)} is not served here; allowed: {', '.join(self.cards)}")
+        card = self._card_named({"model": request.model})
+        self._check_text("prompt", request.prompt, card)
         if not any(char.isprintable() and not char.isspace() for char in request.prompt):
             raise InvalidValue(
-                "prompt", request.prompt, f"nothing in it can be seen; allowed: {self.allowed('prompt')}"
+                "prompt", request.prompt, f"nothing in it can be seen; allowed: {self.allowed('prompt', card)}"
             )
         negative_prompt = _or(request.negative_prompt, "")
-        self._check_text("negative_prompt", negative_prompt)
+        self._check_text("negative_prompt", negative_prompt, card)
 
-        size = self._check("size", _or(request.size, card.sizes[0]), lambda value: value in card.sizes)
-        steps = self._check(
+        def check(field: str, value: T, is_allowed: Callable[[T], bool]) -> T:
+            if not is_allowed(value):
+                raise InvalidValue(field, value, f"allowed: {self.allowed(field, card)}")
+            return value
+
+        size = check("size", _or(request.size, card.sizes[0]), lambda value: value in card.sizes)
+        steps = check(
             "num_inference_steps",
             _or(request.num_inference_steps, card.default_steps),
             lambda value: 1 <= value <= card.max_steps,
         )
-        guidance_scale = self._check(
+        guidance_scale = check(
             "guidance_scale",
             _or(request.guidance_scale, card.default_guidance),
             lambda value: math.isfinite(value) and 0 <= value <= card.max_guidance,
         )
-        seed = self._check(
+        seed = check(
             "seed",
             secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
             lambda value: 0 <= value <= MAX_SEED,
         )
-        num_images = self._check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)
-        timeout_s = self._check(
+        num_images = check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)
+        timeout_s = check(
             "timeout_s",
             _or(request.timeout_s, settings.default_timeout_s),
             lambda value: math.isfinite(value) and 0 < value <= settings.max_timeout_s,
@@ -110,14 +131,14 @@ class Validator:
             inbox=inbox,
         )
 
-    def allowed(self, field: str) -> str:
-        """The sentence that says what `field` may be."""
-        settings, card = self.settings, self.card
+    def allowed(self, field: str, card: ModelCard) -> str:
+        """The sentence that says what `field` may be where the model of `card` is to draw."""
+        settings = self.settings
         text = "no control characters but tab and line breaks, no half surrogates"
         sentences = {
             "prompt": f"text of 1 to {settings.max_prompt_chars} characters, {text}",
             "negative_prompt": f"text of 0 to {settings.max_prompt_chars} characters, {text}",
-            "model": card.name,
+            "model": ", ".join(self.cards),
             "size": ", ".join(card.sizes),
             "num_inference_steps": f"an integer from 1 to {card.max_steps}",
             "guidance_scale": f"a number from 0 to {card.max_guidance:g}",
@@ -130,19 +151,13 @@ class Validator:
         }
         return sentences[field]
 
-    def _check(self, field: str, value: T, is_allowed: Callable[[T], bool]) -> T:
-        if not is_allowed(value):
-            raise InvalidValue(field, value, f"allowed: {self.allowed(field)}")
-        return value
-
-    def _check_text(self, field: str, text: str) -> None:
+    def _check_text(self, field: str, text: str, card: ModelCard) -> None:
+        allowed = f"allowed: {self.allowed(field, card)}"
         if len(text) > self.settings.max_prompt_chars:
-            raise InvalidValue(field, text, f"it has {len(text)} characters; allowed: {self.allowed(field)}")
+            raise InvalidValue(field, text, f"it has {len(text)} characters; {allowed}")
         for index, char in enumerate(text):
             if unicodedata.category(char) in ("Cc", "Cs") and char not in ALLOWED_CONTROLS:
-                raise InvalidValue(
-                    field, text, f"character {index} is U+{ord(char):04X}; allowed: {self.allowed(field)}"
-                )
+                raise InvalidValue(field, text, f"character {index} is U+{ord(char):04X}; {allowed}")
 
 
 def warnings_for(params: GenerationParams) -> tuple[str, ...]:

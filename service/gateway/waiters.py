@@ -1,4 +1,4 @@
-"""Who waits for which job: one inbox stream and one reader for all handlers of this gateway.
+"""Who waits for which job: one inbox stream a model and one reader of it for all handlers of this gateway.
 
 Every job that this gateway accepts is watched until its end, asynchronous ones too, so that each end is counted once.
 An event only says "look": the job's state is always read from the queue, and read again every few seconds and after
@@ -18,6 +18,7 @@ from service.gateway.background import is_cancelled
 from service.jobs import Job, JobStatus
 from service.metrics import Metrics
 from service.queue import JobQueue
+from service.queues import Queues
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class Watch:
 class Waiters:
     """Belongs to one event loop. `run` is its reader task, `reread` is called every REREAD_PERIOD_S."""
 
-    def __init__(self, queue: JobQueue, metrics: Metrics, *, keep_s: float) -> None:
-        self._queue = queue
+    def __init__(self, queues: Queues, metrics: Metrics, *, keep_s: float) -> None:
+        self._queues = queues
         self._metrics = metrics
         self._keep_s = keep_s
         self._watches: dict[str, Watch] = {}
@@ -90,12 +91,15 @@ class Waiters:
         raise DeadlineExceeded(f"no result within timeout_s = {job.timeout_s:g}")
 
     async def run(self) -> None:
-        """Read the inbox until cancelled."""
+        """Read every model's inbox until cancelled."""
+        await asyncio.gather(*(self._read(queue) for queue in self._queues.values()))
+
+    async def _read(self, queue: JobQueue) -> None:
         last_id = "0"
         is_connected = True
         while not is_cancelled():
             try:
-                for event in await self._queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S):
+                for event in await queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S):
                     last_id = event.id
                     if watch := self._watches.get(event.job_id):
                         await self._look(watch)
@@ -123,7 +127,7 @@ class Waiters:
     async def _look(self, watch: Watch) -> None:
         job = watch.job
         try:
-            status = await self._queue.status(job.id, job.owner)
+            status = await self._queues[job.model].status(job.id, job.owner)
         except JobNotFound:
             status = None
         if status is not None and not status.state.is_terminal:

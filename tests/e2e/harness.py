@@ -17,9 +17,9 @@ START_TIMEOUT_S = 120
 class Service:
     """One running service. `processes("worker")` are its workers; `stop` is Ctrl-C."""
 
-    def __init__(self, model, data_dir, **settings):
+    def __init__(self, models, data_dir, **settings):
         variables = {
-            "MODEL": model,
+            "MODELS": ",".join(map(str, models)) if isinstance(models, list) else models,
             "DATA_DIR": data_dir,
             "PORT": 0,
             "LEASE_S": 3,

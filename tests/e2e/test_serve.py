@@ -133,7 +133,7 @@ def test_accepted_jobs_survive_the_end_of_everything(bundle, engine, tmp_path):
         first.kill_everything()
     with Service(bundle.folder, tmp_path) as second, second.client() as client:
         told = [line.startswith("ready: ") for line in second.lines].index(True)
-        assert any("warmed up" in line for line in second.lines[:told]), "ready on the word of a dead worker"
+        assert any("loaded on" in line for line in second.lines[:told]), "ready on the word of a dead worker"
         for body, location in zip(bodies, locations, strict=True):
             assert_is(finished_png(client, location), drawn_alone(engine, body))
         assert second.stop() == 0

@@ -11,12 +11,13 @@ _numbers = itertools.count()
 def start_gateway(embedded_server, tmp_path):
     """Start gateways with settings of a test's own: `with start_gateway(queue_capacity=1) as gateway`.
 
-    All share one server; the model's name, which is part of every key, keeps them apart.
+    All share one server; the models' names, which are part of every key, keep them apart. `num_models` are served.
     """
 
-    def start(url=embedded_server.url, **options):
+    def start(url=embedded_server.url, num_models=1, **options):
         number = next(_numbers)
-        return running_gateway(url, tmp_path / str(number), f"painter-{number}", **options)
+        names = [f"{kind}-{number}" for kind in ("painter", "sketcher", "etcher")[:num_models]]
+        return running_gateway(url, tmp_path / str(number), *names, **options)
 
     return start
 

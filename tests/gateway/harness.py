@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.png import encode_png, png_text
 from service.queue import JobQueue
 from service.queue_types import JobProgress, QueueLimits, WorkerInfo
+from service.queues import Queues
 from service.settings import Settings
 
 BEAT_S = 0.02
@@ -74,10 +75,15 @@ class PaintingWorker:
     def costs(self):
         """A step takes half a second, whatever shares it."""
         line = Line(0.5, 0.0)
-        return CostSummary(10.0, 8, len(self.held), {(self.model, 512, 512): line}, {("", 512, 512): line}).to_dict()
+        group = (self.model, 512, 512)
+        return CostSummary(10.0, 8, len(self.held), {group: line}, {group: line}).to_dict()
 
     async def _beat(self):
-        info = WorkerInfo("painter", self.model, "v1", "cpu", time.time(), 10.0, self.costs())
+        parts = {"network": 1000, "text_encoder": 200}
+        shared_with = {"text_encoder": ["another"]}
+        info = WorkerInfo(
+            "painter", self.model, "v1", "cpu", time.time(), 10.0, self.costs(), [self.model], parts, shared_with
+        )
         steps = [JobProgress(job.id, job.attempt, 1, 4 * job.num_images) for job in self.held.values()]
         reply = await self.queue.heartbeat(info, steps)
         for job_id in reply.cancelled:
@@ -124,6 +130,11 @@ class Harness:
     metrics: Metrics
     gateway: object
 
+    @property
+    def model(self):
+        """The default model's name."""
+        return next(iter(self.gateway.models))
+
     def call(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
@@ -158,8 +169,11 @@ def wait_until(condition, timeout_s=10.0):
 
 
 @contextmanager
-def running_gateway(url, folder, name, *, has_worker=True, **options):
-    """Everything in one thread of this process; ends with nothing left running."""
+def running_gateway(url, folder, *names, has_worker=True, cards=None, **options):
+    """Everything in one thread of this process; ends with nothing left running. The worker is the first model's.
+
+    `cards` turns names into cards of a test's own.
+    """
     settings = Settings(**({"data_dir": folder, "port": 0, "drain_timeout_s": 1.0} | options))
     started = threading.Event()
     parts = {}
@@ -167,12 +181,13 @@ def running_gateway(url, folder, name, *, has_worker=True, **options):
 
     async def serve():
         limits = QueueLimits(settings.queue_capacity, settings.lease_s, result_ttl_s=settings.result_ttl_s)
-        queue = JobQueue.connect(url, model=name, limits=limits)
+        queues = Queues.connect(url, models=names, limits=limits)
+        queue = queues[names[0]]
         blobs = DirectoryBlobs(folder / "images")
         metrics = Metrics()
-        app = create_app(settings, queue, blobs, metrics, card_named(name))
+        app = create_app(settings, queues, blobs, metrics, [(cards or card_named)(name) for name in names])
         server = GatewayServer(app, settings)
-        worker = PaintingWorker(queue, blobs, name)
+        worker = PaintingWorker(queue, blobs, names[0])
         with bind(settings.host, settings.port) as listener:
             parts.update(
                 base_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
@@ -192,7 +207,7 @@ def running_gateway(url, folder, name, *, has_worker=True, **options):
                 if painting:
                     painting.cancel()
                     await asyncio.gather(painting, return_exceptions=True)
-                await queue.close()
+                await queues.close()
 
     def run():
         try:

@@ -119,13 +119,13 @@ BODIES = {
 @pytest.fixture
 def untouched(gateway):
     """The gateway; afterwards neither its queue nor its worker has seen anything."""
-    rejected = gateway.value("requests_total", model=gateway.gateway.card.name, status="rejected")
+    rejected = gateway.value("requests_total", model=gateway.model, status="rejected")
     unknown = gateway.value("requests_total", model="unknown", status="rejected")
     yield gateway
     stats = gateway.stats()
     assert (stats.num_waiting, stats.num_running) == (0, 0)
     assert gateway.worker.seen == []
-    now = gateway.value("requests_total", model=gateway.gateway.card.name, status="rejected")
+    now = gateway.value("requests_total", model=gateway.model, status="rejected")
     assert now + gateway.value("requests_total", model="unknown", status="rejected") == rejected + unknown + 1
 
 
@@ -165,7 +165,7 @@ def test_fields_in_the_query_are_refused_and_not_overlooked(untouched):
 
 def test_an_unknown_model_is_404_and_the_known_one_is_named(untouched):
     response = untouched.generate(model="dall-e-3")
-    assert_refused(response, 404, "model_not_found", "model", ["'dall-e-3'", untouched.gateway.card.name])
+    assert_refused(response, 404, "model_not_found", "model", ["'dall-e-3'", untouched.model])
 
 
 @pytest.mark.parametrize(

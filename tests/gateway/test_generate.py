@@ -68,7 +68,7 @@ def test_headers_tell_the_effective_values(gateway):
     assert headers["x-num-inference-steps"] == "4"
     assert headers["x-guidance-scale"] == "3"
     assert headers["x-size"] == "64x64"
-    assert headers["x-model"] == gateway.gateway.card.name
+    assert headers["x-model"] == gateway.model
     assert headers["x-model-version"] == "v1"
     assert headers["x-job-id"] == gateway.worker.seen[-1].id
     queue_s, inference_s, total_s = (float(headers[f"x-{part}-time"]) for part in ("queue", "inference", "total"))
@@ -84,7 +84,7 @@ def test_json_carries_pictures_and_effective_values(gateway):
     assert answer["size"] == "64x64"
     assert answer["num_inference_steps"] == 4
     assert answer["guidance_scale"] == 2.5
-    assert answer["model"] == gateway.gateway.card.name
+    assert answer["model"] == gateway.model
     assert answer["model_version"] == "v1"
     assert answer["warnings"] == []
     assert answer["timings"]["inference_s"] == 0.012
@@ -151,7 +151,7 @@ def test_everything_that_was_asked_for_reaches_the_worker(gateway):
     fields = {
         "prompt": "a\tred\napple 🍎",
         "negative_prompt": "blurry",
-        "model": gateway.gateway.card.name,
+        "model": gateway.model,
         "size": "32x48",
         "num_inference_steps": 50,
         "guidance_scale": 0,

@@ -19,10 +19,10 @@ LABELS = {
     "emmdit_requests": {"model", "status"},
     "emmdit_request_duration_seconds": {"le"},
     "emmdit_queue_wait_seconds": {"priority", "le"},
-    "emmdit_num_requests_waiting": set(),
-    "emmdit_num_requests_running": set(),
-    "emmdit_queue_capacity": set(),
-    "emmdit_queue_oldest_age_seconds": set(),
+    "emmdit_num_requests_waiting": {"model"},
+    "emmdit_num_requests_running": {"model"},
+    "emmdit_queue_capacity": {"model"},
+    "emmdit_queue_oldest_age_seconds": {"model"},
     "emmdit_batch_size": {"stage", "le"},
     "emmdit_batch_occupancy_ratio": {"le"},
     "emmdit_stage_duration_seconds": {"stage", "le"},
@@ -38,6 +38,7 @@ LABELS = {
     "emmdit_worker_last_heartbeat_timestamp_seconds": set(),
     "emmdit_device_memory_bytes": {"kind"},
     "emmdit_worker_compiled_networks": set(),
+    "emmdit_model_memory_bytes": {"model", "part"},
     "emmdit_build_info": {"version", "python"},
 }
 REQUEST_BUCKETS = [
@@ -93,12 +94,13 @@ def fill(metrics):
     gauges.up.set(1)
     gauges.last_heartbeat.set(1_700_000_000)
     gauges.device_memory.labels("total").set(2**30)
+    gauges.model_memory.labels("demo+demo-dist", "text_encoder").set(2**20)
 
 
 def test_families_labels_and_buckets_are_the_documented_ones():
     metrics = Metrics()
     fill(metrics)
-    found = families(metrics.render(QueueStats(5, 2, 1.5, 256, 1)).decode())
+    found = families(metrics.render({"demo": QueueStats(5, 2, 1.5, 256, 1)}).decode())
     assert set(found) == set(LABELS)
     for name, family in found.items():
         assert family.documentation
@@ -120,7 +122,7 @@ def test_batch_labels_are_a_closed_set():
 
 def test_the_page_counts_what_happened(start_gateway):
     with start_gateway() as gateway:
-        model = gateway.gateway.card.name
+        model = gateway.model
         gateway.generate()
         gateway.wait_for_state(gateway.submit(priority="low"), "done")
         gateway.generate(n=0)
@@ -177,7 +179,7 @@ READER = """
 import sys
 from service.metrics import Metrics
 from service.queue_types import QueueStats
-sys.stdout.write(Metrics().render(QueueStats(1, 0, 0.0, 8)).decode())
+sys.stdout.write(Metrics().render({"demo": QueueStats(1, 0, 0.0, 8)}).decode())
 """
 
 
@@ -204,6 +206,6 @@ def test_promtool_has_nothing_to_say(tmp_path):
         pytest.skip("promtool (Debian package prometheus) is not installed")
     metrics = Metrics()
     fill(metrics)
-    page = metrics.render(QueueStats(5, 2, 1.5, 256, 1))
+    page = metrics.render({"demo": QueueStats(5, 2, 1.5, 256, 1)})
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()

@@ -62,7 +62,7 @@ def test_a_gateway_without_a_redis_url_says_so():
 
 def test_an_unknown_model_is_refused_at_start_up(tmp_path):
     with pytest.raises(ConfigurationError, match="no-such-model"):
-        run_gateway(Settings(model="no-such-model", redis_url=f"unix://{tmp_path}/none.sock"))
+        run_gateway(Settings(models=("demo", "no-such-model"), redis_url=f"unix://{tmp_path}/none.sock"))
 
 
 def test_a_port_that_is_taken_is_named():
@@ -82,7 +82,7 @@ def test_the_process_serves_until_it_is_told_to_stop_and_ends_cleanly(embedded_s
     with bind("127.0.0.1", 0) as probe:
         port = probe.getsockname()[1]
     environment = os.environ | {
-        "EMMDIT_MODEL": "nitro-e-512",
+        "EMMDIT_MODELS": "nitro-e-512,demo-dist",
         "EMMDIT_REDIS_URL": embedded_server.url,
         "EMMDIT_DATA_DIR": str(tmp_path),
         "EMMDIT_PORT": str(port),
@@ -91,7 +91,7 @@ def test_the_process_serves_until_it_is_told_to_stop_and_ends_cleanly(embedded_s
     try:
         wait_until(lambda: process.poll() is not None or _answers(port), timeout_s=30)
         models = httpx.get(f"http://127.0.0.1:{port}/v1/models").json()
-        assert models["data"][0]["id"] == "nitro-e-512"
+        assert [model["id"] for model in models["data"]] == ["nitro-e-512", "demo-dist"]
         with socket.create_connection(("127.0.0.1", port)):  # an idle connection must not hold it up
             began_at = time.monotonic()
             process.send_signal(number)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 from redis import Redis as BlockingRedis
@@ -9,7 +10,7 @@ from redis.asyncio import Redis
 
 from model.params import GenerationParams
 from service.embedded import EmbeddedServer
-from service.jobs import Done, ImageRef, Job, Priority, new_job_id
+from service.jobs import Done, Failed, ImageRef, Job, Priority, new_job_id
 from service.queue import JobQueue
 from service.queue_types import QueueLimits, WorkerInfo
 
@@ -55,6 +56,23 @@ def make_job(owner="ada", *, prompt="a red apple", steps=20, size=512, **changes
     params = GenerationParams(prompt, size, size, num_inference_steps=steps, guidance_scale=4.5, seed=7)
     values = {"num_images": 1, "priority": Priority.NORMAL, "timeout_s": 60.0, "inbox": "gateway-1"} | changes
     return Job(id=values.pop("id", None) or new_job_id(), model=MODEL, owner=owner, params=params, **values)
+
+
+def job_of(model, **changes):
+    """`make_job` for another model."""
+    return replace(make_job(**changes), model=model)
+
+
+async def fail_once(queues, job):
+    """Makes `job`, which alone waits in its queue, a retried one that waits."""
+    queue = queues[job.model]
+    (claimed,) = await queue.claim("somebody", 1, 1, is_idle=True)
+    await queue.retry(claimed.id, claimed.attempt, Failed("broken", "no"))
+
+    async def is_back():
+        return (await queue.reap()).promoted == 1
+
+    await eventually(is_back)
 
 
 def make_worker(worker_id="w1", rate_cost_per_s=0.0):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.bundle import Bundle
+from model.bundle import Bundle, write_bundle
 from model.config import ModelCard, ModelConfig
 from model.random_bundle import DC_AE_F32C32, LLAMA_3_2_1B, write_random_bundle
 
@@ -68,3 +69,17 @@ def write_tiny_bundle(directory: Path, **overrides: Any) -> Bundle:
     card = replace(TINY_CARD, **overrides)
     config = replace(TINY_CONFIG, **of_config)
     return write_random_bundle(directory, card, config, llama=TINY_LLAMA, autoencoder=TINY_AUTOENCODER, **other)
+
+
+def write_tiny_relative(directory: Path, base: Bundle, **overrides: Any) -> Bundle:
+    """Write a bundle with a network of its own into `directory`; its other parts are those of `base`."""
+    own = write_tiny_bundle(directory, seed=1, **overrides)
+    for part in ("text_encoder", "autoencoder"):
+        shutil.rmtree(directory / part)
+    parts = {
+        "transformer": "transformer.safetensors",
+        "text_encoder": str(base.parts.text_encoder),
+        "tokenizer": str(base.parts.tokenizer),
+        "autoencoder": str(base.parts.autoencoder),
+    }
+    return write_bundle(directory, own.card, own.config, parts)

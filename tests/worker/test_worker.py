@@ -9,11 +9,13 @@ from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from model.engine import Engine
+from model.loading import LoadedEngines, memory_by_part
 from model.params import seed_of_image
 from service.blobs import DirectoryBlobs
 from service.estimates import CostSummary
 from service.jobs import Cancelled, Done, Failed, JobState
 from service.metrics import Metrics
+from service.queues import Queues
 from service.settings import Settings
 from service.worker import Worker
 from tests.support.server import MODEL, count_events, eventually, let_lease_end, make_job
@@ -40,9 +42,9 @@ class Bench:
         self.worker = Worker(
             "w1",
             Settings(**values),
-            queue,
+            Queues({MODEL: queue}),
             self.blobs,
-            engine,
+            LoadedEngines({MODEL: engine}, memory_by_part({MODEL: engine}), {}),
             Metrics(self.registry),
             on_stall=lambda: self.stalls.append(1),
         )
@@ -145,7 +147,7 @@ async def test_a_heartbeat_tells_what_steps_and_decoding_took(queue, engine, tmp
         (summary,) = await eventually(measured)
     assert summary.max_rows == 4
     assert summary.steps[MODEL, 64, 64](2) > 0
-    assert summary.decodes["", 64, 64](1) > 0
+    assert summary.decodes[MODEL, 64, 64](1) > 0
 
 
 async def test_words_the_model_does_not_know_come_back_as_a_warning(queue, engine, tmp_path):

@@ -1,0 +1,81 @@
+"""The engines' side of a worker: text, steps and decoding of every model on one thread, timed and counted.
+
+One thread for all models: they share one device, and the same modules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.engine import Engine, Sample
+from model.params import GenerationParams
+from service.batch import Batch
+from service.job_run import JobRow
+from service.metrics import Metrics
+
+T = TypeVar("T")
+
+
+class Stages:
+    """`note_progress` is called whenever a piece of work is done. What a stage raises, an engine has raised."""
+
+    def __init__(
+        self, engines: Mapping[str, Engine], batch: Batch, metrics: Metrics, note_progress: Callable[[], None]
+    ) -> None:
+        self._engines = engines
+        self._batch = batch
+        self._metrics = metrics
+        self._note_progress = note_progress
+        self._thread = ThreadPoolExecutor(1, "engine")
+
+    async def begin(self, model: str, wanted: Sequence[GenerationParams]) -> list[Sample]:
+        """Start pictures of one model, their prompts encoded together."""
+        engine = self._engines[model]
+        hits, misses = engine.cache_counts
+        samples, duration_s = await self._run(partial(engine.begin, wanted))
+        hits, misses = engine.cache_counts[0] - hits, engine.cache_counts[1] - misses
+        self._batch.costs.observe_text(misses, duration_s)
+        self._metrics.cache_events.labels("text", "hit").inc(hits)
+        self._metrics.cache_events.labels("text", "miss").inc(misses)
+        self._metrics.stage_duration.labels("text_encode").observe(duration_s)
+        self._metrics.batch_size.labels("text_encode").observe(len(wanted))
+        return samples
+
+    async def step(self, rows: Sequence[JobRow]) -> float:
+        """One forward for rows of one group. Returns its work in megapixel-steps."""
+        engine = self._engines[rows[0].model]
+        _, duration_s = await self._run(partial(engine.step, [row.sample for row in rows]))
+        self._batch.note_step(rows, duration_s)
+        width, height = rows[0].size
+        num_rows = sum(row.sample.params.num_rows for row in rows)
+        self._metrics.observe_step(f"{width}x{height}", len(rows), num_rows, self._batch.max_rows, duration_s)
+        return sum(row.sample.params.cost_per_step for row in rows)
+
+    async def decode(self, rows: Sequence[JobRow]) -> list[NDArray[np.uint8]]:
+        """Pictures (H, W, 3) of finished rows of one group."""
+        engine = self._engines[rows[0].model]
+        samples = [row.sample for row in rows]
+        pictures, duration_s = await self._run(partial(engine.decode, samples, self._note_progress))
+        self._batch.costs.observe_decode(rows[0].group, len(rows), duration_s)
+        self._metrics.stage_duration.labels("decode").observe(duration_s)
+        self._metrics.batch_size.labels("decode").observe(len(rows))
+        return pictures
+
+    def close(self) -> None:
+        """Let the thread go; it may hang in a forward."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> tuple[T, float]:
+        """What `work` returns, and the seconds that it took."""
+        started_s = time.perf_counter()
+        outcome = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        self._note_progress()
+        return outcome, time.perf_counter() - started_s
