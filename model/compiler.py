@@ -64,7 +64,8 @@ def _compile(target: CompileTarget, path: Path) -> None:
 
 def _end_with_parent() -> None:
     """Wait for the end of standard input, then kill this process group: compilers that were started are in it."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # not a Python file, whose lock would outlive the interpreter
+        pass
     os.killpg(0, signal.SIGKILL)
 
 
@@ -75,7 +76,10 @@ def main() -> None:
     os.nice(LOWEST_PRIORITY)
     warnings.simplefilter("ignore")  # torch's own, about itself
     torch.set_num_threads(1)
-    compile_to(CompileTarget.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]))
+    try:
+        compile_to(CompileTarget.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]))
+    except Exception as error:  # whatever Inductor or a compiler says: whoever started this reads the last line
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ import errno
 import hashlib
 import os
 import re
-import shutil
-import tempfile
+import secrets
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from service.errors import BlobCorrupt, JobNotReady, ServerOverloaded
 
 BLOBS_FOLDER = "images"  # below data_dir; gateways and workers of one machine agree on it
 DISK_RETRY_AFTER_S = 10
-_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
@@ -43,41 +43,47 @@ class BlobStore(Protocol):
 
 def blob_key(job_id: str, attempt: int, index: int) -> str:
     """Key of the index-th picture drawn by one attempt at a job: attempts never overwrite one another."""
-    return f"{job_id}/{attempt}/{index}.png"
+    return f"{job_id}-{attempt}-{index}.png"
 
 
 class DirectoryBlobs:
-    """A `BlobStore` in one directory of this machine, made with mode 0700 if missing."""
+    """A `BlobStore` in one flat directory of this machine, made with mode 0700 if missing. Threads may share it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._counting = threading.Lock()
+        self._flushing = threading.Lock()
+        self._num_entered = 0  # names entered into the directory so far
+        self._num_flushed = 0  # of those, how many a flush of the directory has certainly covered
 
     def put(self, key: str, data: bytes) -> None:
-        """Write a temporary file beside the place, flush it, rename it into place, flush the directory.
+        """Write a temporary file beside the place, rename it into place, flush the file and the directory.
 
-        Only then may the job be called done: both survive a power cut from here on.
+        Only then may the job be called done: both survive a power cut from here on. The rename comes before the
+        flushes because a journalling file system then commits once and not twice; what a power cut may leave in place
+        is a torn file of a picture that nobody was told of.
         """
         path = self._path(key)
-        temporary: str | None = None
+        temporary = self._path(key, f".{secrets.token_hex(8)}.part")
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-            with os.fdopen(descriptor, "wb") as file:
+            with self._create(temporary) as file:
                 file.write(data)
                 file.flush()
+                os.rename(temporary, path)  # noqa: PTH104  (no Path objects here: they cost more than the call)
+                temporary = path
                 os.fsync(file.fileno())
-            Path(temporary).replace(path)
-            _sync_directory(path.parent)
+            self._flush_directory()
         except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # noqa: PTH108
             raise _refusal(error) from error
 
     def get(self, key: str, sha256: str) -> bytes:
         """Read and check: a damaged file is an error, never a wrong picture."""
         try:
-            data = self._path(key).read_bytes()
+            with open(self._path(key), "rb", buffering=0) as file:  # noqa: PTH123
+                data = file.readall()
         except FileNotFoundError as error:
             raise JobNotReady("the picture is no longer stored") from error
         except OSError as error:
@@ -87,39 +93,51 @@ class DirectoryBlobs:
         return data
 
     def delete_job(self, job_id: str) -> None:
-        """Remove the job's directory with all attempts in it."""
-        shutil.rmtree(self._path(job_id), ignore_errors=True)
+        """Remove the pictures of all attempts. Reads the whole directory."""
+        for path in self._root.glob(Path(self._path(job_id)).name + "-*.png"):
+            path.unlink(missing_ok=True)
 
     def sweep(self, older_than_s: float) -> int:
-        """Remove pictures and abandoned temporary files by age, then directories left empty."""
+        """Remove pictures and abandoned temporary files by age."""
         oldest = time.time() - older_than_s
         num_removed = 0
-        for folder, _, names in os.walk(self._root, topdown=False):
-            for name in names:
-                path = Path(folder, name)
-                with suppress(FileNotFoundError):
-                    if path.stat().st_mtime < oldest:
-                        path.unlink()
-                        num_removed += name.endswith(".png")
-            # A directory younger than the limit may be one that `put` is about to fill.
-            with suppress(OSError):
-                if Path(folder) != self._root and Path(folder).stat().st_mtime < oldest:
-                    Path(folder).rmdir()
+        for entry in os.scandir(self._root):
+            with suppress(FileNotFoundError):
+                if entry.stat().st_mtime < oldest:
+                    os.unlink(entry.path)  # noqa: PTH108
+                    num_removed += not entry.name.startswith(".")
         return num_removed
 
-    def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not all(_PART.fullmatch(part) for part in parts):
-            raise ValueError(f"not a blob key: {key!r}; parts are letters, digits, '.', '_' and '-'")
-        return self._root.joinpath(*parts)
+    def _create(self, path: str) -> BinaryIO:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileNotFoundError:  # somebody removed the directory
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, flags, 0o600)
+        return os.fdopen(descriptor, "wb")
 
+    def _flush_directory(self) -> None:
+        """Return once the directory was flushed after this call began: by this thread, or by one for several."""
+        with self._counting:
+            self._num_entered += 1
+            own = self._num_entered
+        with self._flushing:
+            if self._num_flushed >= own:
+                return
+            with self._counting:
+                num_covered = self._num_entered
+            descriptor = os.open(self._root, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._num_flushed = num_covered
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _path(self, key: str, suffix: str = "") -> str:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"not a blob key: {key!r}; it is a file name of letters, digits, '.', '_' and '-'")
+        return f"{self._root}/{'.' if suffix else ''}{key}{suffix}"
 
 
 def _refusal(error: OSError) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,8 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 OUTAGE_PAUSE_S = 0.25
-NUM_THREADS = 2
+NUM_STORING = 8  # threads: most wait for the disk, which flushes the files of several as fast as that of one
+NUM_ENCODING = 2  # of them at a time, so that compression leaves cores to the engine
 
 
 class Delivery:
@@ -38,7 +40,8 @@ class Delivery:
         self._blobs = blobs
         self._metrics = metrics
         self._versions = versions
-        self._threads = ThreadPoolExecutor(NUM_THREADS, "png")
+        self._threads = ThreadPoolExecutor(NUM_STORING, "png")
+        self._encoding = threading.Semaphore(NUM_ENCODING)
 
     async def store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
         """Compress and store one picture (H, W, 3). Raises ServerOverloaded where the store has no room."""
@@ -50,7 +53,6 @@ class Delivery:
 
     def _store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
         job, params = row.run.job, row.sample.params
-        started_s = time.perf_counter()
         text = png_text(
             params,
             model=job.model,
@@ -58,7 +60,9 @@ class Delivery:
             prompt=row.sample.prompt,
             mode=self._settings.metadata,
         )
-        png = encode_png(pixels, text, compress_level=self._settings.png_compress_level)
+        with self._encoding:
+            started_s = time.perf_counter()
+            png = encode_png(pixels, text, compress_level=self._settings.png_compress_level)
         encoded_s = time.perf_counter()
         self._metrics.stage_duration.labels("png").observe(encoded_s - started_s)
         key = blob_key(job.id, job.attempt, row.index)
@@ -71,7 +75,7 @@ class Delivery:
         give_up_at_s = time.monotonic() + 2 * self._settings.lease_s
         while time.monotonic() < give_up_at_s:
             try:
-                is_accepted = await self._queues[job.model].finish(job.id, job.attempt, result)
+                is_accepted = await self._queues[job.model].finish(job.id, job.attempt, result, inbox=job.inbox)
             except ServerOverloaded:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue

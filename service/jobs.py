@@ -1,7 +1,8 @@
 """Jobs, their states, their results, and the one JSON codec that writes them to and reads them from Redis.
 
-Everything here is a frozen value. The codec carries a version: a reader refuses what it does not know instead of
-guessing. Times are seconds since the epoch on the Redis server's clock.
+Everything here is a frozen value. The codec's version is for changes that no reader may pass over: it refuses another
+one instead of guessing. A new field that older readers can do without leaves it (service/records.py). Times are
+seconds since the epoch on the Redis server's clock.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
 from model.params import GenerationParams, seed_of_image
+from service.records import from_fields, to_fields, to_json
 
 CODEC_VERSION = 1
 
@@ -68,7 +71,7 @@ class Job:
 
     def params_of_image(self, index: int) -> GenerationParams:
         """Recipe of the index-th picture."""
-        return GenerationParams(**(asdict(self.params) | {"seed": seed_of_image(self.params.seed, index)}))
+        return replace(self.params, seed=seed_of_image(self.params.seed, index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,12 @@ class Expired:
 
 
 JobResult = Done | Failed | Cancelled | Expired
+_RESULT_OF_STATE: Mapping[str | None, type[JobResult]] = {
+    JobState.DONE: Done,
+    JobState.FAILED: Failed,
+    JobState.CANCELLED: Cancelled,
+    JobState.EXPIRED: Expired,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,45 +155,44 @@ def new_job_id() -> str:
 
 def encode_job(job: Job) -> str:
     """The job as JSON, without `attempt` and `time_left_s`: those belong to the queue."""
-    values = asdict(job) | {"priority": int(job.priority), "v": CODEC_VERSION}
+    values = to_fields(job)
     del values["attempt"], values["time_left_s"]
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+    return to_json(values | {"params": to_fields(job.params), "priority": int(job.priority), "v": CODEC_VERSION})
 
 
 def decode_job(text: str, attempt: int = 0, time_left_s: float = math.inf) -> Job:
-    """Raises ValueError for another codec version or unknown fields."""
+    """Raises ValueError for another codec version, or where a field without a default is missing."""
     values = _versioned(text)
     try:
-        params = GenerationParams(**values.pop("params"))
-        of_queue = {"attempt": attempt, "time_left_s": time_left_s}
-        return Job(**(values | of_queue | {"params": params, "priority": Priority(values["priority"])}))
+        params = from_fields(GenerationParams, values["params"])
+        priority = Priority(values["priority"])
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a job of codec version {CODEC_VERSION}: {error}") from error
+    return from_fields(Job, values, params=params, priority=priority, attempt=attempt, time_left_s=time_left_s)
 
 
 def encode_result(result: JobResult) -> str:
     """The result as JSON."""
-    return json.dumps(asdict(result) | {"v": CODEC_VERSION}, separators=(",", ":"), ensure_ascii=False)
+    values = to_fields(result)
+    if isinstance(result, Done):
+        values["images"] = [to_fields(image) for image in result.images]
+    return to_json(values | {"v": CODEC_VERSION})
 
 
 def decode_result(text: str) -> JobResult:
-    """Raises ValueError for another codec version or unknown fields."""
+    """Raises ValueError for another codec version, or where a field without a default is missing."""
     values = _versioned(text)
-    state = JobState(values.pop("state"))
+    kind = _RESULT_OF_STATE.get(values.pop("state", None))
+    if kind is None:
+        raise ValueError(f"not a result of codec version {CODEC_VERSION}")
+    if kind is not Done:
+        return from_fields(kind, values)
     try:
-        match state:
-            case JobState.DONE:
-                images = tuple(ImageRef(**image) for image in values.pop("images"))
-                return Done(images=images, warnings=tuple(values.pop("warnings")), **values)
-            case JobState.FAILED:
-                return Failed(**values)
-            case JobState.CANCELLED:
-                return Cancelled(**values)
-            case JobState.EXPIRED:
-                return Expired(**values)
+        images = tuple(from_fields(ImageRef, image) for image in values["images"])
+        warnings = tuple(values.get("warnings", ()))
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a result of codec version {CODEC_VERSION}: {error}") from error
-    raise ValueError(f"a result cannot be {state}")
+    return from_fields(Done, values, images=images, warnings=warnings)
 
 
 def _versioned(text: str) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class QueueKeys:
         if not _MODEL_NAME.fullmatch(model):
             raise ValueError(f"a model's queue name has letters, digits, '.', '_' and '-' only, got {model!r}")
         self._prefix = f"emmdit:{{{model}}}:"
-        self.shared = tuple(self._prefix + name for name in _SHARED)
+        # As bytes: they go with every script, and the client would encode them every time.
+        self.shared = tuple((self._prefix + name).encode() for name in _SHARED)
         self.queue = self._prefix + "queue"
         self.waiting = self._prefix + "waiting"
         self.delayed = self._prefix + "delayed"

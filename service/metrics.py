@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -226,8 +227,9 @@ def batch_label(num_rows: int) -> str:
     return next((str(bound) for bound in BATCH_BUCKETS if num_rows <= bound), f"{BATCH_BUCKETS[-1]}+")
 
 
+@cache
 def software_version() -> str:
-    """The installed package's version."""
+    """The installed package's version. Read from disk once: every picture names it."""
     try:
         return version("emmdit")
     except PackageNotFoundError:  # run from a source tree without installing

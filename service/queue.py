@@ -1,29 +1,21 @@
-"""The queue of one model in Redis or Valkey: who waits, who runs, who ended and how. Sole importer of redis.
+"""The queue of one model in Redis or Valkey: who waits, who runs, who ended and how.
 
 Every move of a job is one Lua script (service/scripts), fenced by the attempt and timed by the server's clock alone.
 Scripts declare all their keys, so a script that cannot know its jobs beforehand comes in two: one that names them
 (peek, due) and one that looks again and acts (claim, reap).
-No redis exception leaves this file. No call waits for the server longer than two seconds, but for the two that are
-there to wait.
+No call waits for the server longer than two seconds, but for the two that are there to wait.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, Self
 
-from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
-
 from service import queue_wire as wire
-from service.errors import ConfigurationError, EmmditError, JobNotFound, QueueFull, ServerOverloaded
+from service.errors import ConfigurationError, JobNotFound, QueueFull, ServerOverloaded
 from service.jobs import Failed, Job, JobResult, JobStatus, decode_job, encode_result
 from service.keys import QueueKeys
+from service.queue_server import CALL_BUDGET_S, MAX_BLOCK_S, SERVER_RETRY_AFTER_S, QueueServer, translated
 from service.queue_types import (
     HeartbeatReply,
     InboxEvent,
@@ -35,28 +27,11 @@ from service.queue_types import (
     WorkerInfo,
     retry_after_s,
 )
-from service.scripts import load_scripts
 
-CALL_BUDGET_S = 2.0
-MAX_BLOCK_S = 5.0
 MAX_MEMORY_RATIO = 0.8
-SERVER_CHECK_S = 1.0
-SERVER_RETRY_AFTER_S = 2
 REAP_BATCH = 100
 MAX_ROUNDS = 5
 COMES_TOO_LATE = -2
-# How a server that is up says that it cannot take this work now.
-_PASSING_ERRORS = (
-    "OOM",
-    "LOADING",
-    "MISCONF",
-    "READONLY",
-    "BUSY",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "MASTERDOWN",
-    "NOREPLICAS",
-)
 
 
 class JobQueue:
@@ -67,17 +42,11 @@ class JobQueue:
     id, everything about a running job by its attempt.
     """
 
-    def __init__(self, commands: Redis, blocking: Redis, keys: QueueKeys, limits: QueueLimits) -> None:
+    def __init__(self, server: QueueServer, keys: QueueKeys, limits: QueueLimits) -> None:
         self.limits = limits
-        # Typed Any: the library types most replies as unions of everything that any server ever sent.
-        self._commands: Any = commands
-        self._blocking: Any = blocking
+        self._server = server
+        self._commands = server.commands
         self._keys = keys
-        self._scripts = load_scripts()
-        # What the server said of itself when last asked, and when on our monotonic clock that was.
-        self._memory_ratio = 0.0
-        self._server_time_s = 0.0
-        self._asked_at_s = float("-inf")
 
     @classmethod
     def connect(cls, url: str, *, model: str, limits: QueueLimits) -> Self:
@@ -85,27 +54,11 @@ class JobQueue:
 
         Raises ConfigurationError for a URL or a model name that cannot be used.
         """
-        options: dict[str, Any] = {
-            "decode_responses": True,
-            "protocol": 2,
-            "socket_connect_timeout": CALL_BUDGET_S / 2,
-            "retry": Retry(ConstantBackoff(0.05), 1),
-        }
         try:
             keys = QueueKeys(model)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        try:
-            commands = BlockingConnectionPool.from_url(
-                url, max_connections=32, timeout=CALL_BUDGET_S, socket_timeout=0.75 * CALL_BUDGET_S, **options
-            )
-            # The server ends a wait itself, well before the client gives the connection up.
-            blocking = ConnectionPool.from_url(url, socket_timeout=MAX_BLOCK_S + CALL_BUDGET_S, **options)
-        except ValueError:
-            # The library's words may hold a piece of the password.
-            message = "not a Redis URL: give redis://, rediss:// (TLS) or unix:// and an address"
-            raise ConfigurationError(message) from None
-        return cls(Redis.from_pool(commands), Redis.from_pool(blocking), keys, limits)
+        return cls(QueueServer.connect(url), keys, limits)
 
     def of_model(self, model: str) -> Self:
         """The queue of another model, over the same connections. Raises ConfigurationError for its name."""
@@ -113,7 +66,7 @@ class JobQueue:
             keys = QueueKeys(model)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
-        return type(self)(self._commands, self._blocking, keys, self.limits)
+        return type(self)(self._server, keys, self.limits)
 
     async def submit(self, job: Job) -> Submitted:
         """Accept a job. Once this returns, the job reaches exactly one end, whatever happens to any process.
@@ -121,16 +74,16 @@ class JobQueue:
         An id accepted before is left alone and reported as not new. Raises QueueFull (retry_after_s from the backlog
         and the workers' measured rate), and ServerOverloaded also where the server is short of memory.
         """
-        async with _translated(CALL_BUDGET_S):
-            valid_until_ms = await self._valid_until_ms()
-            if self._memory_ratio > MAX_MEMORY_RATIO:
+        async with translated(CALL_BUDGET_S):
+            valid_until_ms = await self._server.valid_until_ms()
+            if self._server.memory_ratio > MAX_MEMORY_RATIO:
                 raise ServerOverloaded("the queue's server is short of memory", retry_after_s=SERVER_RETRY_AFTER_S)
             arguments = wire.submit_arguments(job, self.limits, valid_until_ms)
             outcome, *details = await self._run("submit", [self._keys.job(job.id)], *arguments)
             if outcome >= 0:
                 return Submitted(position=details[0], is_new=bool(outcome))
             if outcome == COMES_TOO_LATE:
-                raise self._too_late()
+                raise self._server.too_late()
             rates = [worker.rate_cost_per_s for worker in await self._live_workers()]
         raise QueueFull(
             f"the queue is full: {details[0]} jobs wait and {self.limits.capacity} may",
@@ -141,7 +94,7 @@ class JobQueue:
 
     async def status(self, job_id: str, owner: str) -> JobStatus:
         """The job as it stands. Raises JobNotFound for an unknown id, an ended job past its time, another's job."""
-        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+        async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.job(job_id))
             pipe.zrank(self._keys.queue, job_id)
             fields, rank = await pipe.execute()
@@ -149,12 +102,20 @@ class JobQueue:
             raise _job_not_found(job_id)
         return wire.decode_status(fields, rank)
 
+    async def statuses(self, jobs: Sequence[Job]) -> tuple[JobStatus | None, ...]:
+        """These jobs as they stand, without their places in the queue; None for one that is gone. One round trip."""
+        async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                pipe.hmget(self._keys.job(job.id), wire.STATUS_FIELDS)
+            replies = await pipe.execute()
+        return tuple(wire.decode_known_status(job, reply) for job, reply in zip(jobs, replies, strict=True))
+
     async def cancel(self, job_id: str, owner: str) -> JobStatus:
         """End a waiting job at once; ask a running one's worker, which learns it from its next heartbeat, to stop.
 
         An ended job stays as it is. Raises JobNotFound as `status` does.
         """
-        async with _translated(CALL_BUDGET_S):
+        async with translated(CALL_BUDGET_S):
             keys, (_, inbox_key) = await self._declare(job_id)
             ttl = wire.to_ms(self.limits.result_ttl_s)
             fields = await self._run("cancel", keys, job_id, owner, wire.CANCELLED_QUEUED, inbox_key, ttl)
@@ -196,12 +157,12 @@ class JobQueue:
         One arrival wakes one waiter.
         """
         wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
-        async with _translated(wait_s + CALL_BUDGET_S):
-            await self._blocking.blpop([queue._keys.wake for queue in (self, *others)], timeout=wait_s)
+        async with translated(wait_s + CALL_BUDGET_S):
+            await self._server.blocking.blpop([queue._keys.wake for queue in (self, *others)], timeout=wait_s)
 
     async def count_queued(self, others: Sequence[JobQueue] = ()) -> tuple[int, ...]:
         """Jobs that may run now, here and in each of the `others`, in one round trip."""
-        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+        async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
             for queue in (self, *others):
                 pipe.zcard(queue._keys.queue)
             return tuple(await pipe.execute())
@@ -209,17 +170,19 @@ class JobQueue:
     async def heartbeat(self, worker: WorkerInfo, progress: Sequence[JobProgress]) -> HeartbeatReply:
         """Say that the worker lives, how far its jobs are, and renew their leases; learn which of them to drop."""
         keys = [self._keys.job(job.job_id) for job in progress]
-        async with _translated(CALL_BUDGET_S):
+        async with translated(CALL_BUDGET_S):
             arguments = wire.heartbeat_arguments(worker, progress, self.limits)
             cancelled, expired, lost = await self._run("heartbeat", keys, *arguments)
         return HeartbeatReply(tuple(cancelled), tuple(expired), tuple(lost))
 
-    async def finish(self, job_id: str, attempt: int, result: JobResult) -> bool:
+    async def finish(self, job_id: str, attempt: int, result: JobResult, *, inbox: str | None = None) -> bool:
         """End a running job with what this attempt made of it, and tell its inbox, once.
 
-        False if the attempt no longer counts: the job ended otherwise, or runs elsewhere by now.
+        False if the attempt no longer counts: the job ended otherwise, or runs elsewhere by now. `inbox` is the job's
+        own; None where the caller does not know it, which costs a look.
         """
-        return await self._end_attempt("finish", job_id, attempt, [str(result.state), encode_result(result)])
+        results = [str(result.state), encode_result(result)]
+        return await self._end_attempt("finish", job_id, attempt, results, inbox=inbox)
 
     async def retry(self, job_id: str, attempt: int, failure: Failed) -> bool:
         """Give a job back whose attempt failed: it waits for another, alone, or ends as `failure` after the last.
@@ -244,7 +207,7 @@ class JobQueue:
         """
         report = ReapReport()
         for _ in range(MAX_ROUNDS):
-            async with _translated(CALL_BUDGET_S):
+            async with translated(CALL_BUDGET_S):
                 due = await self._run("due", [], REAP_BATCH, wire.to_ms(self.limits.lease_s))
                 if not due:
                     break
@@ -257,7 +220,7 @@ class JobQueue:
     async def stats(self) -> QueueStats:
         """How much waits and runs, and how long the oldest has waited."""
         keys = self._keys
-        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+        async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
             pipe.time()
             for key in (keys.waiting, keys.running, keys.delayed):
                 pipe.zcard(key)
@@ -268,12 +231,12 @@ class JobQueue:
 
     async def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers heard of within the last `lease_s`, by id."""
-        async with _translated(CALL_BUDGET_S):
+        async with translated(CALL_BUDGET_S):
             return await self._live_workers()
 
     async def remove_worker(self, worker_id: str) -> None:
         """Forget a worker that says goodbye. Its jobs, if any are left, come back when their leases end."""
-        async with _translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
+        async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
             pipe.zrem(self._keys.workers, worker_id)
             pipe.hdel(self._keys.worker_records, worker_id)
             await pipe.execute()
@@ -284,60 +247,61 @@ class JobQueue:
         The stream is bounded in length and time, so a reader that fell behind asks `status` for what it waits for.
         """
         wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
-        async with _translated(wait_s + CALL_BUDGET_S):
+        async with translated(wait_s + CALL_BUDGET_S):
             streams = {self._keys.inbox(inbox): after}
-            reply = await self._blocking.xread(streams, count=512, block=wire.to_ms(wait_s))
+            reply = await self._server.blocking.xread(streams, count=512, block=wire.to_ms(wait_s))
         return tuple(InboxEvent(event, fields["job"]) for _, events in reply for event, fields in events)
 
     async def ping(self) -> None:
         """Return if the server answers."""
-        async with _translated(CALL_BUDGET_S):
+        async with translated(CALL_BUDGET_S):
             await self._commands.ping()
 
     async def server_memory_ratio(self) -> float:
         """Share of the server's memory limit in use, 0 where it has no limit."""
-        async with _translated(CALL_BUDGET_S):
-            await self._ask_server()
-        return self._memory_ratio
+        async with translated(CALL_BUDGET_S):
+            await self._server.ask()
+        return self._server.memory_ratio
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._commands.aclose()
-        await self._blocking.aclose()
+        await self._server.close()
 
     async def _run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:  # noqa: ANN401  (Lua's reply)
-        script = self._scripts[name]
-        keys = (*self._keys.shared, *keys)
-        try:
-            return await self._commands.evalsha(script.sha1, len(keys), *keys, *arguments)
-        except exceptions.NoScriptError:
-            return await self._commands.eval(script.text, len(keys), *keys, *arguments)
+        return await self._server.run(name, (*self._keys.shared, *keys), *arguments)
 
     async def _claim_once(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> list[Any]:
-        async with _translated(CALL_BUDGET_S):
+        async with translated(CALL_BUDGET_S):
             # A few more than asked for, since some may turn out to be past their deadline.
             head = await self._run("peek", [], max_jobs + 8)
             if not head:
                 return [0]
             keys, jobs = self._keys.declare(head)
-            until_ms = await self._valid_until_ms()
+            until_ms = await self._server.valid_until_ms()
             arguments = wire.claim_arguments(worker_id, max_jobs, max_rows, is_idle, self.limits, until_ms)
             reply: list[Any] = await self._run("claim", keys, *arguments, *jobs)
         if reply[0] == COMES_TOO_LATE:
-            raise self._too_late()
+            raise self._server.too_late()
         return reply
 
     async def _end_attempt(
-        self, script: str, job_id: str, attempt: int, results: Sequence[str], limits: Sequence[int] = ()
+        self,
+        script: str,
+        job_id: str,
+        attempt: int,
+        results: Sequence[str],
+        limits: Sequence[int] = (),
+        inbox: str | None = None,
     ) -> bool:
-        async with _translated(CALL_BUDGET_S):
-            keys, (_, inbox_key) = await self._declare(job_id)
+        async with translated(CALL_BUDGET_S):
+            keys, (_, inbox_key) = await self._declare(job_id, inbox)
             ttl = wire.to_ms(self.limits.result_ttl_s)
             return bool(await self._run(script, keys, job_id, attempt, *results, inbox_key, ttl, *limits))
 
-    async def _declare(self, job_id: str) -> tuple[list[str], list[str]]:
+    async def _declare(self, job_id: str, inbox: str | None = None) -> tuple[list[str], list[str]]:
         """Keys and arguments of one job. A job's inbox never changes, so reading it first is safe."""
-        inbox = await self._commands.hget(self._keys.inboxes, job_id)
+        if inbox is None:
+            inbox = await self._commands.hget(self._keys.inboxes, job_id)
         return self._keys.declare([job_id, inbox or ""])
 
     async def _live_workers(self) -> tuple[WorkerInfo, ...]:
@@ -346,49 +310,6 @@ class JobQueue:
             pipe.zrange(self._keys.workers, 0, -1, withscores=True)
             pipe.hgetall(self._keys.worker_records)
             return wire.decode_workers(*await pipe.execute(), lease_s=self.limits.lease_s)
-
-    async def _ask_server(self) -> None:
-        asked_at_s = time.monotonic()
-        async with self._commands.pipeline(transaction=False) as pipe:
-            pipe.time()
-            pipe.info("memory")
-            now, memory = await pipe.execute()
-        self._memory_ratio = wire.memory_ratio(memory)
-        self._server_time_s, self._asked_at_s = wire.seconds(now), asked_at_s
-
-    async def _valid_until_ms(self) -> int:
-        """The server's time at which a call made now will have been given up.
-
-        A server that was frozen still carries out what piled up in its sockets. What is given up by then must not
-        happen: the client was told that its job is refused, and jobs would be handed to a worker that never hears.
-        """
-        if time.monotonic() - self._asked_at_s > SERVER_CHECK_S:
-            await self._ask_server()
-        return wire.to_ms(self._server_time_s + time.monotonic() - self._asked_at_s + CALL_BUDGET_S)
-
-    def _too_late(self) -> ServerOverloaded:
-        self._asked_at_s = float("-inf")  # perhaps the server's clock was set
-        return ServerOverloaded("the queue's server does not answer in time", retry_after_s=SERVER_RETRY_AFTER_S)
-
-
-@asynccontextmanager
-async def _translated(budget_s: float) -> AsyncIterator[None]:
-    """Bounds the block in time and turns what redis raises into the service's own errors."""
-    try:
-        async with asyncio.timeout(budget_s):
-            yield
-    except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
-        if isinstance(error.__cause__ or error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-            raise ConfigurationError("the queue's server refuses this user or password") from error
-        raise ServerOverloaded("the queue's server does not answer", retry_after_s=SERVER_RETRY_AFTER_S) from error
-    except exceptions.RedisError as error:
-        if isinstance(error, exceptions.NoPermissionError | exceptions.AuthenticationError):
-            raise ConfigurationError("the queue's server does not let this user do its work") from error
-        words = f"{error.status_code} {error}"
-        if any(word in words for word in _PASSING_ERRORS):
-            message = "the queue's server refuses work for now"
-            raise ServerOverloaded(message, retry_after_s=SERVER_RETRY_AFTER_S) from error
-        raise EmmditError(f"the queue's server reports an error: {error}") from error
 
 
 def _job_not_found(job_id: str) -> JobNotFound:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 from service.jobs import (
     Cancelled,
     Expired,
     Failed,
     Job,
+    JobResult,
     JobState,
     JobStatus,
     decode_job,
@@ -22,11 +23,13 @@ from service.jobs import (
     encode_result,
 )
 from service.queue_types import JobProgress, QueueLimits, QueueStats, WorkerInfo
+from service.records import from_fields, to_fields, to_json
 
 CANCELLED_QUEUED = encode_result(Cancelled("queued"))
 CANCELLED_RUNNING = encode_result(Cancelled("running"))
 EXPIRED_QUEUED = encode_result(Expired("queued"))
 EXPIRED_RUNNING = encode_result(Expired("running"))
+STATUS_FIELDS = ("owner", "state", "attempt", "step", "num_steps", "created", "started", "finished", "result")
 WORKER_LOST = encode_result(Failed("worker_lost", "every attempt at this job ended with the loss of its worker"))
 
 
@@ -72,7 +75,7 @@ def claim_arguments(
 
 def heartbeat_arguments(worker: WorkerInfo, progress: Sequence[JobProgress], limits: QueueLimits) -> list[str | int]:
     """ARGV of heartbeat.lua."""
-    arguments: list[str | int] = [worker.id, json.dumps(asdict(worker)), to_ms(limits.lease_s)]
+    arguments: list[str | int] = [worker.id, to_json(to_fields(worker)), to_ms(limits.lease_s)]
     for job in progress:
         arguments += [job.job_id, job.attempt, job.step, job.num_steps, int(job.is_renewed)]
     return arguments
@@ -94,19 +97,40 @@ def reap_arguments(limits: QueueLimits) -> list[str | int]:
 def decode_status(fields: Mapping[str, str], rank: int | None) -> JobStatus:
     """From a job's hash and its rank in the queue (None if it is not in it)."""
     state = JobState(fields["state"])
+    # A job in a retry's delay is in no queue, and comes back to the front.
+    position = (rank or 0) if state is JobState.QUEUED else None
+    return _status_of(decode_job(fields["job"], int(fields["attempt"])), fields, position)
+
+
+def decode_known_status(job: Job, values: Sequence[str | None]) -> JobStatus | None:
+    """From the `STATUS_FIELDS` of a job that the caller has; None if it is gone, or not this one's."""
+    fields = {name: value for name, value in zip(STATUS_FIELDS, values, strict=True) if value is not None}
+    if fields.get("owner") != job.owner:
+        return None
+    return _status_of(replace(job, attempt=int(fields["attempt"])), fields, None)
+
+
+def _status_of(job: Job, fields: Mapping[str, str], position: int | None) -> JobStatus:
+    state = JobState(fields["state"])
     num_steps = int(fields["num_steps"])
-    result = fields.get("result")
+    result: JobResult | None = None
+    if text := fields.get("result"):
+        try:
+            result = decode_result(text)
+        except ValueError as error:
+            # It has ended, and whoever waits must hear so rather than wait for what cannot be read.
+            state = JobState.FAILED
+            result = Failed("unreadable_result", f"another version of this program wrote the result: {error}")
     return JobStatus(
-        job=decode_job(fields["job"], int(fields["attempt"])),
+        job=job,
         state=state,
         step=num_steps if state is JobState.DONE else int(fields["step"]),
         num_steps=num_steps,
         created_at=int(fields["created"]) / 1000,
         started_at=int(fields["started"]) / 1000 if "started" in fields else None,
         finished_at=int(fields["finished"]) / 1000 if "finished" in fields else None,
-        # A job in a retry's delay is in no queue, and comes back to the front.
-        position=(rank or 0) if state is JobState.QUEUED else None,
-        result=decode_result(result) if result else None,
+        position=position,
+        result=result,
     )
 
 
@@ -137,7 +161,7 @@ def decode_workers(
     """The workers heard of less than `lease_s` ago, by id; `seen` has the times in milliseconds."""
     oldest_ms = (seconds(now) - lease_s) * 1000
     live = sorted(worker_id for worker_id, seen_ms in seen if seen_ms > oldest_ms and worker_id in records)
-    return tuple(WorkerInfo(**json.loads(records[worker_id])) for worker_id in live)
+    return tuple(from_fields(WorkerInfo, json.loads(records[worker_id])) for worker_id in live)
 
 
 def memory_ratio(memory: Mapping[str, int]) -> float:

@@ -75,21 +75,13 @@ def test_a_sweep_removes_old_pictures_and_abandoned_temporaries_and_keeps_young_
     young = blob_key("1" * 32, 1, 0)
     blobs.put(KEY, PNG)
     blobs.put(young, PNG)
-    abandoned = tmp_path / "blobs" / ("0" * 32) / "1" / ".half.part"
+    abandoned = tmp_path / "blobs" / ".half.part"
     abandoned.write_bytes(b"half")
-    folder = abandoned.parent
     for path in (abandoned, tmp_path / "blobs" / KEY):
         os.utime(path, (time.time() - 100, time.time() - 100))
 
     assert blobs.sweep(older_than_s=50) == 1
     assert files(tmp_path) == [young]
-    assert folder.exists(), "emptied just now: a writer may be about to fill it"
-
-    for path in (folder, folder.parent):
-        os.utime(path, (time.time() - 100, time.time() - 100))
-    assert blobs.sweep(older_than_s=50) == 0
-    assert not folder.exists()
-    assert (tmp_path / "blobs").exists()
 
 
 def test_a_full_disk_is_overload_and_leaves_no_half_written_file(blobs, tmp_path, monkeypatch):
@@ -109,12 +101,20 @@ def test_a_full_disk_is_overload_and_leaves_no_half_written_file(blobs, tmp_path
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_write_into_a_really_full_device_is_overload(blobs, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "none")))
+    really_open = os.open
+
+    def open_full(path, flags, mode=0o777):
+        really_open(path, flags, mode)
+        return really_open("/dev/full", os.O_WRONLY)
+
+    monkeypatch.setattr(os, "open", open_full)
     with pytest.raises(ServerOverloaded):
         blobs.put(KEY, PNG)
 
 
-@pytest.mark.parametrize("key", ["../a.png", "a/../b", "/etc/passwd", "a//b", "", ".", "a/.hidden", "a b", "a\0b"])
+@pytest.mark.parametrize(
+    "key", ["../a.png", "a/../b", "/etc/passwd", "a//b", "", ".", "a/.hidden", "a b", "a\0b", "a/b.png", "a" * 201]
+)
 def test_a_key_cannot_leave_the_directory(blobs, key):
     with pytest.raises(ValueError, match="blob key"):
         blobs.put(key, PNG)
@@ -154,3 +154,69 @@ def test_the_store_is_for_its_owner_only(blobs, tmp_path):
     blobs.put(KEY, PNG)
     assert (tmp_path / "blobs").stat().st_mode & 0o077 == 0
     assert (tmp_path / "blobs" / KEY).stat().st_mode & 0o077 == 0
+
+
+def test_a_picture_is_flushed_under_its_name_and_its_directory_after_it(blobs, tmp_path, monkeypatch):
+    flushed = []
+    really_fsync = os.fsync
+
+    def note(descriptor):
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        really_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    blobs.put(KEY, PNG)
+    assert flushed == [tmp_path / "blobs" / KEY, tmp_path / "blobs"]
+
+
+def test_writers_share_a_flush_of_the_directory_only_if_it_began_after_their_own_rename(blobs, tmp_path, monkeypatch):
+    covered = set()
+    is_first_out, may_go_on = threading.Event(), threading.Event()
+    num_flushes = 0
+    really_fsync = os.fsync
+
+    def note(descriptor):
+        nonlocal num_flushes
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == tmp_path / "blobs":
+            num_flushes += 1
+            present = set(files(tmp_path))
+            if num_flushes == 1:
+                is_first_out.set()
+                assert may_go_on.wait(10)
+            covered.update(present)
+        really_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    keys = [blob_key("0" * 32, 1, index) for index in range(6)]
+    promised = []
+
+    def write(key):
+        blobs.put(key, PNG)
+        promised.append(key in covered)
+
+    threads = [threading.Thread(target=write, args=(key,)) for key in keys]
+    threads[0].start()
+    assert is_first_out.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: blobs._num_entered == len(keys))
+    assert promised == []
+    may_go_on.set()
+    for thread in threads:
+        thread.join()
+    assert promised == [True] * 6
+    assert num_flushes == 2
+
+
+def test_a_directory_that_was_removed_is_made_again(blobs, tmp_path):
+    (tmp_path / "blobs").rmdir()
+    blobs.put(KEY, PNG)
+    assert blobs.get(KEY, sha256(PNG)) == PNG
+    assert (tmp_path / "blobs").stat().st_mode & 0o077 == 0
+
+
+def wait_until(condition, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.005)

@@ -71,6 +71,7 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,  # its page loads scripts from another host, which the Content-Security-Policy forbids
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # unused, and asked for at every request
         exception_handlers={
             EmmditError: _on_our_error,
             HTTPException: _on_http_exception,

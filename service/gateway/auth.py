@@ -12,8 +12,11 @@ from service.settings import Settings
 ANONYMOUS = "anonymous"
 
 
-def owner_of(request: Request) -> str:
-    """The tenant that a request's jobs belong to; others cannot see them."""
+async def owner_of(request: Request) -> str:
+    """The tenant that a request's jobs belong to; others cannot see them.
+
+    A coroutine although it waits for nothing: the framework runs plain functions in a thread, at each request.
+    """
     return ANONYMOUS
 
 

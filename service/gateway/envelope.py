@@ -26,12 +26,12 @@ UNMATCHED = "unmatched"
 LINGER_S = 1.0
 LINGER_BYTES = 16 * 1024**2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
 
 
 class Envelope:
@@ -96,12 +96,12 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.code = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self.request_id
-            for name, value in _SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+            headers = message["headers"]
+            present = {name for name, _ in headers}  # lower case, as ASGI has them
+            headers.extend(header for header in _SECURITY_HEADERS if header[0] not in present)
+            headers.append((b"x-request-id", self.request_id.encode()))
             if self._has_unread_body:
-                headers["Connection"] = "close"
+                MutableHeaders(raw=headers)["Connection"] = "close"
         elif message["type"] == "http.response.body" and self._is_last_but_body_comes(message):
             await self._send({**message, "more_body": True})
             await self._discard_body()

@@ -140,20 +140,17 @@ async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
 
 async def _wait_unless_disconnected(request: Request, gateway: Gateway, watch: Watch) -> JobStatus | None:
     """The job's end; None where the client has gone, in which case the job is cancelled."""
-    waiting = asyncio.ensure_future(gateway.waiters.wait(watch))
     leaving = asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
+        status = await gateway.waiters.wait(watch, unless=leaving)
     except DeadlineExceeded:
         await _cancel(gateway, watch.job)
         raise
     finally:
-        waiting.cancel()
         leaving.cancel()
-    await _cancel(gateway, watch.job)
-    return None
+    if status is None:
+        await _cancel(gateway, watch.job)
+    return status
 
 
 async def _disconnect(request: Request) -> None:
@@ -164,6 +161,8 @@ async def _disconnect(request: Request) -> None:
 
 def _log_accepted(request: Request, job: Job) -> None:
     """Ties the request's id to the job's. Of the prompt only its length and a hash: it is somebody's own words."""
+    if not logger.isEnabledFor(logging.INFO):
+        return  # the hash below is not free
     params = job.params
     logger.info(
         "job=%s accepted request_id=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",

@@ -73,7 +73,11 @@ def image_of(status: JobStatus, index: str) -> ImageRef:
 
 async def load(blobs: BlobStore, images: Sequence[ImageRef]) -> tuple[bytes, ...]:
     """The PNGs' bytes, checked. All before the first is sent: a picture that fails must still be a proper error."""
-    return tuple([await asyncio.to_thread(blobs.get, image.blob, image.sha256) for image in images])
+
+    def get_all() -> tuple[bytes, ...]:
+        return tuple(blobs.get(image.blob, image.sha256) for image in images)
+
+    return await asyncio.to_thread(get_all)
 
 
 def render(finished: Finished, media_type: MediaType) -> Response:
@@ -142,10 +146,13 @@ def image_path(job_id: str, index: int) -> str:
 
 def clean_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Values in printable ASCII of bounded length; what is not becomes "?"."""
-    return {
-        name: "".join(char if " " <= char <= "~" else "?" for char in value)[:MAX_HEADER_CHARS]
-        for name, value in headers.items()
-    }
+    return {name: _clean(value)[:MAX_HEADER_CHARS] for name, value in headers.items()}
+
+
+def _clean(value: str) -> str:
+    if value.isascii() and value.isprintable():
+        return value
+    return "".join(char if " " <= char <= "~" else "?" for char in value)
 
 
 def _generate_body(finished: Finished) -> GenerateResponse:

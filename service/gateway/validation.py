@@ -155,6 +155,8 @@ class Validator:
         allowed = f"allowed: {self.allowed(field, card)}"
         if len(text) > self.settings.max_prompt_chars:
             raise InvalidValue(field, text, f"it has {len(text)} characters; {allowed}")
+        if text.isprintable():
+            return  # then it has none of those below, and nearly every prompt is
         for index, char in enumerate(text):
             if unicodedata.category(char) in ("Cc", "Cs") and char not in ALLOWED_CONTROLS:
                 raise InvalidValue(field, text, f"character {index} is U+{ord(char):04X}; {allowed}")

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import DeadlineExceeded, JobNotFound, ServerOverloaded
@@ -22,6 +23,7 @@ from service.queues import Queues
 
 logger = logging.getLogger(__name__)
 
+LOOK_BATCH = 128  # jobs read in one round trip
 READ_TIMEOUT_S = 2.0  # shorter than the client's socket timeout
 RECONNECT_PAUSE_S = 0.2
 REREAD_PERIOD_S = 5.0
@@ -30,7 +32,8 @@ DEADLINE_SLACK_S = 5.0  # the queue ends a job at its deadline; this gateway giv
 
 @dataclass(slots=True)
 class Watch:
-    """One job's place in the waiting room. `end` gets the terminal status, or None where the job has vanished.
+    """One job's place in the waiting room. `end` gets the terminal status, or None where the job has vanished;
+    it is cancelled where this gateway stops.
 
     `is_submitted` is set when the job was accepted: only then does its absence from the queue mean that it was lost.
     """
@@ -49,7 +52,7 @@ class Waiters:
         self._metrics = metrics
         self._keep_s = keep_s
         self._watches: dict[str, Watch] = {}
-        self._is_closing = asyncio.Event()
+        self._is_closing = False
         self.inbox = f"gateway-{secrets.token_hex(8)}"
 
     def watch(self, job: Job) -> Watch:
@@ -64,30 +67,29 @@ class Waiters:
 
     def close(self) -> None:
         """Send all waiting handlers home: this gateway stops, their jobs go on."""
-        self._is_closing.set()
+        self._is_closing = True
+        for watch in self._watches.values():
+            watch.end.cancel()
 
-    async def wait(self, watch: Watch) -> JobStatus:
-        """The job's terminal status.
+    async def wait(self, watch: Watch, *, unless: asyncio.Future[None]) -> JobStatus | None:
+        """The job's terminal status, or None as soon as `unless` is done: nobody wants it any more.
 
         Raises DeadlineExceeded where even the queue has not ended the job in time, JobNotFound where it was lost,
         ServerOverloaded where this gateway stops.
         """
         job, end = watch.job, watch.end
-        closing = asyncio.ensure_future(self._is_closing.wait())
-        try:
-            await asyncio.wait(
-                (end, closing), timeout=job.timeout_s + DEADLINE_SLACK_S, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            closing.cancel()
+        if self._is_closing and not end.done():
+            raise self._stopping(job)
+        timeout_s = job.timeout_s + DEADLINE_SLACK_S
+        await asyncio.wait((end, unless), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if end.cancelled():
+            raise self._stopping(job)
         if end.done():
             if (status := end.result()) is None:
                 raise JobNotFound(f"job {job.id} was accepted and then lost with the queue's data; send it again")
             return status
-        if self._is_closing.is_set():
-            raise ServerOverloaded(
-                f"this gateway is stopping; the job goes on and can be had at /v1/jobs/{job.id}", retry_after_s=1
-            )
+        if unless.done():
+            return None
         raise DeadlineExceeded(f"no result within timeout_s = {job.timeout_s:g}")
 
     async def run(self) -> None:
@@ -99,10 +101,10 @@ class Waiters:
         is_connected = True
         while not is_cancelled():
             try:
-                for event in await queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S):
-                    last_id = event.id
-                    if watch := self._watches.get(event.job_id):
-                        await self._look(watch)
+                events = await queue.read_inbox(self.inbox, last_id, READ_TIMEOUT_S)
+                if events:
+                    last_id = events[-1].id
+                await self._look([watch for event in events if (watch := self._watches.get(event.job_id))])
                 if not is_connected:
                     await self.reread()
                     is_connected = True
@@ -118,22 +120,32 @@ class Waiters:
 
         Raises ServerOverloaded.
         """
-        for watch in list(self._watches.values()):
-            if watch.gives_up_at < time.monotonic():
-                self._watches.pop(watch.job.id, None)
-            elif watch.is_submitted:
-                await self._look(watch)
+        now_s = time.monotonic()
+        for watch in [watch for watch in self._watches.values() if watch.gives_up_at < now_s]:
+            self._watches.pop(watch.job.id, None)
+        await self._look([watch for watch in self._watches.values() if watch.is_submitted])
 
-    async def _look(self, watch: Watch) -> None:
-        job = watch.job
-        try:
-            status = await self._queues[job.model].status(job.id, job.owner)
-        except JobNotFound:
-            status = None
-        if status is not None and not status.state.is_terminal:
-            return
-        if self._watches.pop(job.id, None) is None:
+    async def _look(self, watches: Sequence[Watch]) -> None:
+        """Read these jobs' states and let those who wait for the ended ones go."""
+        by_model: dict[str, list[Watch]] = {}
+        for watch in watches:
+            by_model.setdefault(watch.job.model, []).append(watch)
+        for model, own in by_model.items():
+            for start in range(0, len(own), LOOK_BATCH):
+                batch = own[start : start + LOOK_BATCH]
+                statuses = await self._queues[model].statuses([watch.job for watch in batch])
+                for watch, status in zip(batch, statuses, strict=True):
+                    if status is None or status.state.is_terminal:
+                        self._end(watch, status)
+
+    def _end(self, watch: Watch, status: JobStatus | None) -> None:
+        if self._watches.pop(watch.job.id, None) is None:
             return  # somebody else looked meanwhile; an end is counted once
-        watch.end.set_result(status)
+        if not watch.end.done():
+            watch.end.set_result(status)
         if status is not None:
             self._metrics.count_end(status)
+
+    def _stopping(self, job: Job) -> ServerOverloaded:
+        message = f"this gateway is stopping; the job goes on and can be had at /v1/jobs/{job.id}"
+        return ServerOverloaded(message, retry_after_s=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from service.errors import DeadlineExceeded, NoWorker
@@ -25,11 +26,13 @@ class WorkerWatch:
         self._grace_s = grace_s
         self._seen_at = time.monotonic()  # a gateway that has just started gives its workers the same grace
         self.alive: tuple[WorkerInfo, ...] = ()
+        self._summaries: tuple[CostSummary, ...] = ()
         self.has_looked = False
 
     async def look(self) -> None:
         """Ask the queue for live heartbeats. Raises ServerOverloaded."""
         self.alive = tuple(worker for worker in await self._queue.workers() if worker.model == self._model)
+        self._summaries = tuple(_summaries_of(self.alive))
         self.has_looked = True
         if self.alive:
             self._seen_at = time.monotonic()
@@ -54,22 +57,21 @@ class WorkerWatch:
         is_waiting = status.state is JobState.QUEUED
         mean_cost = stats.waiting_cost / max(stats.num_waiting, 1)
         cost_ahead = (status.position or 0) * mean_cost if is_waiting else None
-        return seconds_left(work, self._summaries(), cost_ahead=cost_ahead)
+        return seconds_left(work, self._summaries, cost_ahead=cost_ahead)
 
     def refuse_if_too_late(self, job: Job) -> None:
         """Raises DeadlineExceeded where not even the fastest worker could draw this in time, alone."""
-        if not can_finish_by(work_of(job), self._summaries(), job.timeout_s):
+        if not can_finish_by(work_of(job), self._summaries, job.timeout_s):
             raise DeadlineExceeded(
                 f"timeout_s: {job.timeout_s:g} is not enough for this picture on the workers that are alive; "
                 "allowed: a longer one, or fewer steps or pictures"
             )
 
-    def _summaries(self) -> list[CostSummary]:
-        summaries = []
-        for worker in self.alive:
-            with suppress(ValueError):  # a worker of another version: its speed is unknown here, its work is not
-                summaries.append(CostSummary.from_dict(worker.costs))
-        return summaries
+
+def _summaries_of(workers: Sequence[WorkerInfo]) -> Iterator[CostSummary]:
+    for worker in workers:
+        with suppress(ValueError):  # a worker of another version: its speed is unknown here, its work is not
+            yield CostSummary.from_dict(worker.costs)
 
 
 def work_of(job: Job, share_left: float = 1.0) -> Work:

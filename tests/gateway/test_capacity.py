@@ -108,7 +108,7 @@ def test_a_waiting_client_is_told_when_the_servers_data_is_gone(start_gateway, o
         client = threading.Thread(target=lambda: responses.append(gateway.generate()))
         client.start()
         wait_until(lambda: gateway.stats().num_waiting == 1)
-        gateway.call(gateway.queue._commands.execute_command("FLUSHALL"))
+        gateway.call(gateway.queue._server.commands.execute_command("FLUSHALL"))
         client.join(20)
         assert responses[0].status_code == 404
         assert responses[0].json()["error"]["code"] == "job_not_found"

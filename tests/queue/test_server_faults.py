@@ -71,7 +71,7 @@ async def test_a_wiped_server_knows_no_job_and_refuses_its_worker(own_queue):
     job = make_job()
     await own_queue.submit(job)
     [claimed] = await own_queue.claim("w1", 1, 1, True)
-    await own_queue._commands.flushall()
+    await own_queue._server.commands.flushall()
 
     with pytest.raises(JobNotFound):
         await own_queue.status(job.id, "ada")
@@ -109,11 +109,11 @@ async def test_what_a_frozen_server_was_asked_is_refused_in_time_and_does_not_ha
 async def test_a_server_whose_clock_is_set_forward_takes_jobs_again_at_once(own_queue):
     await own_queue.ping()
     await own_queue.submit(make_job())
-    own_queue._server_time_s -= 3600  # the same as a server's clock set forward by an hour since it was asked
+    own_queue._server._time_s -= 3600  # the same as a server's clock set forward by an hour since it was asked
     with pytest.raises(ServerOverloaded):
         await own_queue.submit(make_job())
     assert (await own_queue.submit(make_job())).is_new
-    own_queue._server_time_s -= 3600
+    own_queue._server._time_s -= 3600
     with pytest.raises(ServerOverloaded):
         await own_queue.claim("w1", 1, 1, True)
     assert len(await own_queue.claim("w1", 1, 1, True)) == 1
@@ -123,13 +123,13 @@ async def test_a_full_server_refuses_jobs_and_lets_running_ones_end(own_queue):
     running, waiting, doomed, retried, released = jobs = [make_job() for _ in range(5)]
     await submit_all(own_queue, jobs)
     [claimed] = await own_queue.claim("w1", 1, 1, True)
-    await own_queue._commands.config_set("maxmemory", 500_000)
+    await own_queue._server.commands.config_set("maxmemory", 500_000)
     assert await own_queue.server_memory_ratio() > 1
 
     for is_known in (True, False):
         # Whether or not this process has noticed: the script itself must refuse.
         await own_queue.ping()
-        own_queue._memory_ratio = 2.0 * is_known
+        own_queue._server.memory_ratio = 2.0 * is_known
         refused = make_job()
         with pytest.raises(ServerOverloaded) as refusal:
             await own_queue.submit(refused)
@@ -151,8 +151,8 @@ async def test_a_full_server_refuses_jobs_and_lets_running_ones_end(own_queue):
 
 async def test_above_four_fifths_of_its_memory_a_server_gets_no_new_jobs(own_queue):
     await own_queue.submit(make_job())
-    used = (await own_queue._commands.info("memory"))["used_memory"]
-    await own_queue._commands.config_set("maxmemory", int(used / 0.85))
+    used = (await own_queue._server.commands.info("memory"))["used_memory"]
+    await own_queue._server.commands.config_set("maxmemory", int(used / 0.85))
 
     async def is_refused():
         try:
@@ -163,7 +163,7 @@ async def test_above_four_fifths_of_its_memory_a_server_gets_no_new_jobs(own_que
 
     await eventually(is_refused)
     assert len(await own_queue.claim("w1", 1, 1, True)) == 1
-    await own_queue._commands.config_set("maxmemory", int(used / 0.5))
+    await own_queue._server.commands.config_set("maxmemory", int(used / 0.5))
     await eventually(lambda: accepts(own_queue))
 
 

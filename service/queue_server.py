@@ -1,0 +1,210 @@
+"""The server behind a queue: connections, scripts, its clock and its memory. Sole importer of redis.
+
+No redis exception leaves this file. Surprising: scripts of callers that ask at the same time travel together, in one
+pipeline: whatever comes while one is on its way is sent with the next. A lone caller waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+
+from service import queue_wire as wire
+from service.errors import ConfigurationError, EmmditError, ServerOverloaded
+from service.scripts import Script, load_scripts
+
+CALL_BUDGET_S = 2.0
+MAX_BLOCK_S = 5.0
+SERVER_CHECK_S = 1.0
+SERVER_RETRY_AFTER_S = 2
+MAX_TOGETHER = 128  # scripts in one pipeline: some milliseconds of the server's time, which belongs to others as well
+# How a server that is up says that it cannot take this work now.
+_PASSING_ERRORS = (
+    "OOM",
+    "LOADING",
+    "MISCONF",
+    "READONLY",
+    "BUSY",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """One script's call, on its way. `reply` is cancelled where nobody waits for it any more."""
+
+    script: Script
+    arguments: tuple[str | bytes | int, ...]
+    reply: asyncio.Future[Any]
+
+
+class QueueServer:
+    """One Redis or Valkey. Made by `connect`; its methods may be called from many tasks of one event loop.
+
+    What they raise is for `translated` to turn into the service's own errors.
+    """
+
+    def __init__(self, commands: Redis, blocking: Redis) -> None:
+        # Typed Any: the library types most replies as unions of everything that any server ever sent.
+        self.commands: Any = commands
+        self.blocking: Any = blocking
+        self._scripts = load_scripts()
+        self._calls: list[_Call] = []
+        self._sending: asyncio.Task[None] | None = None
+        # What the server said of itself when last asked, and when on our monotonic clock that was.
+        self.memory_ratio = 0.0
+        self._time_s = 0.0
+        self._asked_at_s = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """The server at `url` (redis://, rediss:// or unix://); connections are made when first needed.
+
+        Raises ConfigurationError for a URL that cannot be used.
+        """
+        options: dict[str, Any] = {
+            "decode_responses": True,
+            "protocol": 2,
+            "socket_connect_timeout": CALL_BUDGET_S / 2,
+            "retry": Retry(ConstantBackoff(0.05), 1),
+        }
+        try:
+            commands = BlockingConnectionPool.from_url(
+                url, max_connections=32, timeout=CALL_BUDGET_S, socket_timeout=0.75 * CALL_BUDGET_S, **options
+            )
+            # The server ends a wait itself, well before the client gives the connection up.
+            blocking = ConnectionPool.from_url(url, socket_timeout=MAX_BLOCK_S + CALL_BUDGET_S, **options)
+        except ValueError:
+            # The library's words may hold a piece of the password.
+            message = "not a Redis URL: give redis://, rediss:// (TLS) or unix:// and an address"
+            raise ConfigurationError(message) from None
+        return cls(Redis.from_pool(commands), Redis.from_pool(blocking))
+
+    async def run(self, name: str, keys: Sequence[str | bytes], *arguments: str | int) -> Any:  # noqa: ANN401  (Lua's reply)
+        """The reply of one script. To be called within `translated`, which bounds the wait."""
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._calls.append(_Call(self._scripts[name], (len(keys), *keys, *arguments), reply))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return await reply
+
+    async def valid_until_ms(self) -> int:
+        """The server's time at which a call made now will have been given up.
+
+        A server that was frozen still carries out what piled up in its sockets. What is given up by then must not
+        happen: the client was told that its job is refused, and jobs would be handed to a worker that never hears.
+        """
+        if time.monotonic() - self._asked_at_s > SERVER_CHECK_S:
+            await self.ask()
+        return wire.to_ms(self._time_s + time.monotonic() - self._asked_at_s + CALL_BUDGET_S)
+
+    async def ask(self) -> None:
+        """Ask for the server's clock and memory. Whoever comes while the question is out shares its answer."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+        # One who gives up must not take the question from the others.
+        await asyncio.shield(self._asking)
+
+    def too_late(self) -> ServerOverloaded:
+        """What to raise where a script says that its call came too late."""
+        self._asked_at_s = float("-inf")  # perhaps the server's clock was set
+        return ServerOverloaded("the queue's server does not answer in time", retry_after_s=SERVER_RETRY_AFTER_S)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        tasks = [task for task in (self._sending, self._asking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.commands.aclose()
+        await self.blocking.aclose()
+
+    async def _send(self) -> None:
+        """Send what has gathered, in one go, until nothing is left."""
+        try:
+            while self._calls:
+                waiting, self._calls = self._calls[:MAX_TOGETHER], self._calls[MAX_TOGETHER:]
+                if calls := [call for call in waiting if not call.reply.done()]:
+                    await self._evaluate_together(calls)
+        finally:
+            self._sending = None
+            for call in self._calls:  # only where this task was cancelled: the connections are being closed
+                call.reply.cancel()
+
+    async def _evaluate_together(self, calls: Sequence[_Call]) -> None:
+        try:
+            async with asyncio.timeout(CALL_BUDGET_S):
+                replies = await self._evaluate(calls)
+        except Exception as error:
+            replies = [error] * len(calls)
+        except BaseException:
+            for call in calls:
+                call.reply.cancel()
+            raise
+        for call, reply in zip(calls, replies, strict=True):
+            if call.reply.done():
+                continue
+            if isinstance(reply, Exception):
+                call.reply.set_exception(reply)
+            else:
+                call.reply.set_result(reply)
+
+    async def _evaluate(self, calls: Sequence[_Call]) -> list[Any]:
+        """Replies in the order of the calls, exceptions among them. A script that the server forgot is sent whole."""
+        async with self.commands.pipeline(transaction=False) as pipe:
+            for call in calls:
+                pipe.evalsha(call.script.sha1, *call.arguments)
+            replies: list[Any] = await pipe.execute(raise_on_error=False)
+        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, exceptions.NoScriptError)]
+        if unknown:
+            async with self.commands.pipeline(transaction=False) as pipe:
+                for index in unknown:
+                    pipe.eval(calls[index].script.text, *calls[index].arguments)
+                for index, reply in zip(unknown, await pipe.execute(raise_on_error=False), strict=True):
+                    replies[index] = reply
+        return replies
+
+    async def _ask(self) -> None:
+        try:
+            asked_at_s = time.monotonic()
+            async with asyncio.timeout(CALL_BUDGET_S), self.commands.pipeline(transaction=False) as pipe:
+                pipe.time()
+                pipe.info("memory")
+                now, memory = await pipe.execute()
+            self.memory_ratio = wire.memory_ratio(memory)
+            self._time_s, self._asked_at_s = wire.seconds(now), asked_at_s
+        finally:
+            self._asking = None
+
+
+@asynccontextmanager
+async def translated(budget_s: float) -> AsyncIterator[None]:
+    """Bounds the block in time and turns what redis raises into the service's own errors."""
+    try:
+        async with asyncio.timeout(budget_s):
+            yield
+    except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
+        if isinstance(error.__cause__ or error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+            raise ConfigurationError("the queue's server refuses this user or password") from error
+        raise ServerOverloaded("the queue's server does not answer", retry_after_s=SERVER_RETRY_AFTER_S) from error
+    except exceptions.RedisError as error:
+        if isinstance(error, exceptions.NoPermissionError | exceptions.AuthenticationError):
+            raise ConfigurationError("the queue's server does not let this user do its work") from error
+        words = f"{error.status_code} {error}"
+        if any(word in words for word in _PASSING_ERRORS):
+            message = "the queue's server refuses work for now"
+            raise ServerOverloaded(message, retry_after_s=SERVER_RETRY_AFTER_S) from error
+        raise EmmditError(f"the queue's server reports an error: {error}") from error
