@@ -16,10 +16,10 @@ BASE_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint type bench train constraints clean
+.PHONY: help run test lint type bench bench-full bench-gpu train constraints clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  ARGS="..."         is handed on: make run ARGS="--port 9000", make test ARGS="-k queue"'
 	@echo '  PYTHON=python3.12  makes the environment with another Python (3.11 or later)'
@@ -46,8 +46,22 @@ lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, YAML, shell
 type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy
 
-bench: $(HAS_RUN) ## 64 prompts at once against the service that is running; prints latency and batch sizes
-	@$(BIN)/python benchmarks/burst.py $(ARGS)
+# Benchmarks want a machine that does nothing else. Figures go to benchmarks/results, tables to docs/benchmarks.md.
+bench: $(HAS_DEV) ## a quarter of an hour: the demo's engine beside a plain loop, and what the service around it costs
+	@$(BIN)/python -m benchmarks.engine --out benchmarks/results/engine-demo.json $(ARGS)
+	@$(BIN)/python -m benchmarks.overhead --out benchmarks/results/overhead.json
+	@$(BIN)/python -m benchmarks.tables
+
+bench-full: $(HAS_DEV) runs/nitro-random/bundle.json ## the published size with random weights: an hour, 12 GB of memory
+	@$(BIN)/python -m benchmarks.engine --model runs/nitro-random --rows 1 8 --calls 3 --pictures 4 --pairs 3 --out benchmarks/results/engine-full.json $(ARGS)
+	@$(BIN)/python -m benchmarks.tables
+
+bench-gpu: $(HAS_DEV) runs/nitro-random/bundle.json ## the same on a GPU, in under eight minutes (with TORCH= and VENV= of your own)
+	@$(BIN)/python -m benchmarks.engine --model runs/nitro-random --device cuda --dtype bfloat16 --rows 1 8 32 64 --pictures 1 32 --settings 20:4.5 4:0 --pairs 3 --max-s 240 --out benchmarks/results/engine-gpu.json $(ARGS)
+	@$(BIN)/python -m benchmarks.tables
+
+runs/nitro-random/bundle.json:
+	@$(BIN)/emmdit models make-random nitro-e-512 runs/nitro-random
 
 # Each step keeps what it makes in runs/, and one that was stopped goes on from there.
 train: $(HAS_DEV) ## train the demo model from nothing (hours) and write it to runs/demo

@@ -19,12 +19,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.baseline import Baseline
+from benchmarks.compiling import adopt_compiled
 from benchmarks.flops import PictureFlops, count_flops
 from benchmarks.machine import Machine, describe_machine, product_rates
 from benchmarks.prompts import fresh_prompts
 from benchmarks.stages import StageFigure, Stages
 from benchmarks.versus import Comparison, Setting, compare
 from model.catalog import resolve_bundle
+from model.compiled import CompileError
 from model.engine import Engine
 
 MODELS_DIR = Path("~/.cache/emmdit/models").expanduser()
@@ -50,13 +52,17 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """Everything that one run measured. `product_rates` are FLOP/s by number format and side, before and after."""
+    """Everything that one run measured. `product_rates` are FLOP/s by number format and side, before and after.
+
+    `compile_s` is None where the network was drawn with as it is, and short where it had been compiled before.
+    """
 
     machine: Machine
     model: str
     size: str
     dtype: str
     load_s: float
+    compile_s: float | None
     warm_up_s: float
     flops: PictureFlops
     product_rates: dict[str, list[dict[int, float]]]
@@ -82,6 +88,7 @@ def measure(options: argparse.Namespace) -> EngineReport:
     started_s = time.monotonic()
     engine = Engine.load(bundle, options.device, options.dtype)
     load_s = time.monotonic() - started_s
+    compile_s = None if options.no_compile else _compile(engine)
     warm_up_s = engine.warm_up()
     dtype = str(engine.dtype).removeprefix("torch.")
     sides = tuple(options.product_sides)
@@ -104,6 +111,7 @@ def measure(options: argparse.Namespace) -> EngineReport:
         size=bundle.card.sizes[0],
         dtype=dtype,
         load_s=load_s,
+        compile_s=compile_s,
         warm_up_s=warm_up_s,
         flops=flops,
         product_rates=rates,
@@ -112,6 +120,14 @@ def measure(options: argparse.Namespace) -> EngineReport:
         floors=[floor_of(comparison, flops, best, _peak(engine.device)) for comparison in comparisons],
         duration_s=time.monotonic() - began_s,
     )
+
+
+def _compile(engine: Engine) -> float | None:
+    try:
+        return adopt_compiled(engine)
+    except CompileError as error:
+        print(f"measured with the network as it is: {error}")
+        return None
 
 
 def floor_of(comparison: Comparison, flops: PictureFlops, best_rate: float, peak: float | None) -> Floor:
@@ -141,10 +157,11 @@ def _peak(device: torch.device) -> float | None:
 def summary(report: EngineReport) -> str:
     """The report for a terminal."""
     best = report.best_rate
+    compiled = "not compiled" if report.compile_s is None else f"compiled (or read) in {report.compile_s:.1f} s"
     lines = [
         f"{report.model} {report.size} {report.dtype} on {report.machine.device}: {report.machine.processor}, "
         f"{report.machine.num_threads} thread(s), commit {report.machine.commit[:12]}",
-        f"loaded in {report.load_s:.1f} s, warmed up in {report.warm_up_s:.1f} s; measured product rate "
+        f"loaded in {report.load_s:.1f} s, {compiled}, warmed up in {report.warm_up_s:.1f} s; measured product rate "
         f"{best / 1e9:,.0f} GFLOP/s in {report.dtype}",
         "",
         f"{'stage':8} {'at once':>7} {'median ms':>10} {'GFLOP/s':>9} {'of product rate':>15}",
@@ -186,6 +203,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="demo", help="name of a model, or the folder of a bundle")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--no-compile", action="store_true", help="draw with the network as it is")
     parser.add_argument("--num-threads", type=int, default=0, help="0 leaves it to torch")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8], help="batches of the stages")
     parser.add_argument("--calls", type=int, default=5, help="measured calls of each stage")

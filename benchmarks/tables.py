@@ -71,7 +71,7 @@ def engine_section(result: Result) -> str:
     return "\n\n".join(
         (
             f"**{result['model']}**, {result['size']}, {result['dtype']}. Measured product rate, GFLOP/s: {products}. "
-            f"Loaded in {result['load_s']:.1f} s, warmed up in {result['warm_up_s']:.1f} s.",
+            f"Loaded in {result['load_s']:.1f} s, {_compiling(result)}, warmed up in {result['warm_up_s']:.1f} s.",
             table(("stage", "at once", "ms", "min to max", "GFLOP/s", "of product rate"), stages),
             table(
                 ("drawn", "ours, pictures/s", "plain loop", "ratio (min to max)", "pairs", "levels apart"), comparisons
@@ -80,6 +80,11 @@ def engine_section(result: Result) -> str:
             measured_on(result),
         )
     )
+
+
+def _compiling(result: Result) -> str:
+    seconds = result["compile_s"]
+    return "not compiled" if seconds is None else f"its compiled network there after {seconds:.1f} s"
 
 
 def _setting(setting: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -40,7 +41,10 @@ def compile_to(target: CompileTarget, path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compiling-") as folder:
+        prefix = f".compiling-{path.stem}-"
+        for left_over in path.parent.glob(f"{prefix}*"):  # of one that was killed: whoever holds the lock is alone
+            shutil.rmtree(left_over)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             package = Path(folder) / path.name
             _compile(target, package)

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import torch
 
+from benchmarks.compiling import adopt_compiled
 from model.catalog import resolve_bundle
 from model.engine import Engine
 from model.params import GenerationParams
@@ -56,9 +57,11 @@ class PeerSettings:
 class Drawer:
     """One loaded engine that turns bodies of POST /v1/generate into PNGs."""
 
-    def __init__(self, settings: PeerSettings) -> None:
+    def __init__(self, settings: PeerSettings, *, is_compiled: bool = True) -> None:
         torch.set_num_threads(settings.num_threads)
         self._engine = Engine.load(resolve_bundle(settings.model, Path("~/.cache/emmdit/models").expanduser()))
+        if is_compiled:
+            adopt_compiled(self._engine)
         self._engine.warm_up()
 
     def draw(self, bodies: Sequence[Mapping[str, Any]]) -> list[bytes]:

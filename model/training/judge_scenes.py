@@ -16,23 +16,17 @@ from random import Random
 import numpy as np
 import torch
 from diffusers import AutoencoderDC
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from model.evaluation.judge_network import SIDE_PX
-from model.training.backgrounds import BACKGROUNDS, background_lab, paint_background
+from model.training.backgrounds import BACKGROUNDS, paint_background
 from model.training.dataset import load_dataset, load_records
-from model.training.layouts import place
+from model.training.layouts import Box, place
 from model.training.mush import WAYS
 from model.training.recolor import COLORS, ByteArray, FloatArray, is_faithful
 from model.training.reconstruction import to_bytes, to_network
-from model.training.sprites import SpriteSheet, object_names
-from model.training.world import (
-    MAX_SHARE_NEAR_BACKGROUND,
-    NEAR_BACKGROUND,
-    OBJECT_SIZES,
-    SHADOW_STRENGTH,
-    EmojiWorld,
-)
+from model.training.sprites import object_names
+from model.training.world import OBJECT_SIZES, EmojiWorld, compose, is_lost_before, sprite_sheet
 
 MAX_LABELS = 4
 INTACT_SHARE = 0.4
@@ -56,13 +50,8 @@ class LabelledPictures:
 @cache
 def natural_color(name: str) -> str | None:
     """The colour that an unpainted sprite passes the strict check for; None where it has none of the ten."""
-    sprite = np.asarray(_sheet().image(name))
+    sprite = np.asarray(sprite_sheet(SIDE_PX).image(name))
     return next((color for color in COLORS if is_faithful(sprite, color)), None)
-
-
-@cache
-def _sheet() -> SpriteSheet:
-    return SpriteSheet(side=SIDE_PX * 3 // 2)
 
 
 def label_table(things: Iterable[Thing]) -> FloatArray:
@@ -90,7 +79,7 @@ def broken_scene(seed: str, *, intact_share: float = INTACT_SHARE, objects: tupl
     `objects` are at least four names; all eighty where empty.
     """
     rng = Random(f"broken/{seed}")
-    sheet = _sheet()
+    sheet = sprite_sheet(SIDE_PX)
     known = objects or object_names()
     names = rng.sample(known, rng.choices((1, 2, 3, 4), (0.4, 0.3, 0.15, 0.15))[0])
     colors = [rng.choice((None, *sheet.colors(name))) if rng.random() < 0.7 else None for name in names]
@@ -109,15 +98,11 @@ def broken_scene(seed: str, *, intact_share: float = INTACT_SHARE, objects: tupl
         scale = rng.uniform(low, high) / max(sprite.size)
         extents.append((sprite.width * scale, sprite.height * scale))
     pixels = paint_background(rng, background, SIDE_PX)
-    boxes = [tuple(round(edge * SIDE_PX) for edge in box) for box in place(rng, tuple(extents))]
+    boxes = [_in_pixels(box) for box in place(rng, tuple(extents))]
     things = zip(names, colors, boxes, strict=True)
     return BrokenScene(
-        _composed(pixels, sprites, boxes),
-        tuple(
-            (name, color, (box[0], box[1], box[2], box[3]))
-            for (name, color, box), way in zip(things, ways, strict=True)
-            if way is None
-        ),
+        compose(pixels, sprites, boxes),
+        tuple(thing for thing, way in zip(things, ways, strict=True) if way is None),
         tuple((name, way) for name, way in zip(names, ways, strict=True) if way is not None),
     )
 
@@ -127,32 +112,14 @@ def _fitted(sprite: Image.Image, side_px: int) -> Image.Image:
     return sprite.resize((max(4, round(sprite.width * scale)), max(4, round(sprite.height * scale))))
 
 
+def _in_pixels(box: Box) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(edge * SIDE_PX) for edge in box)
+    return left, top, right, bottom
+
+
 def _background(rng: Random, things: list[tuple[str, str | None]]) -> str:
-    def is_near(background: str) -> bool:
-        lab = background_lab(background)
-        shares = (_sheet().share_near(name, color, lab, NEAR_BACKGROUND) for name, color in things)
-        return any(share > MAX_SHARE_NEAR_BACKGROUND for share in shares)
-
     names = rng.sample(list(BACKGROUNDS), len(BACKGROUNDS))
-    return next((name for name in names if not is_near(name)), "gray")
-
-
-def _composed(background: ByteArray, sprites: list[Image.Image], boxes: list[tuple[int, ...]]) -> ByteArray:
-    """The world's own look: soft shadows, then the sprites."""
-    canvas = Image.fromarray(background)
-    side = canvas.width
-    shadow = Image.new("L", canvas.size, 0)
-    placed = []
-    for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
-        small = sprite.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
-        drop = max(1, round(side * 0.015))
-        shadow.paste(255, (left + drop // 2, top + drop), small.getchannel("A"))
-        placed.append((small, (left, top)))
-    soft = shadow.filter(ImageFilter.GaussianBlur(side * 0.016))
-    canvas.paste((0, 0, 0), (0, 0), soft.point(lambda value: value * SHADOW_STRENGTH))
-    for small, corner in placed:
-        canvas.paste(small, corner, small)
-    return np.asarray(canvas, dtype=np.uint8)
+    return next((name for name in names if not is_lost_before(sprite_sheet(SIDE_PX), things, name)), "gray")
 
 
 def world_pictures(folder: Path) -> LabelledPictures:

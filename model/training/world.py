@@ -7,7 +7,9 @@ always shows one. Which ones depends on their names alone, so all worlds and all
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -69,6 +71,40 @@ def is_held_out_pair(first: str, second: str) -> bool:
     return _fraction("pair:" + ":".join(sorted((first, second)))) < HELD_OUT_SHARE
 
 
+@cache
+def sprite_sheet(size: int) -> SpriteSheet:
+    """The sprites that scenes of `size` pixels are drawn with: one sheet, which all worlds of that size share."""
+    return SpriteSheet(side=max(2 * size, 64) * 3 // 4)
+
+
+def is_lost_before(sheet: SpriteSheet, things: Iterable[tuple[str, str | None]], background: str) -> bool:
+    """Whether too much of one of the things (name, colour or None) is nearly of the background's own colour."""
+    lab = background_lab(background)
+    return any(
+        sheet.share_near(name, color, lab, NEAR_BACKGROUND) > MAX_SHARE_NEAR_BACKGROUND for name, color in things
+    )
+
+
+def compose(
+    background: ByteArray, sprites: Iterable[Image.Image], boxes: Iterable[tuple[int, int, int, int]]
+) -> ByteArray:
+    """A picture (side, side, 3): soft shadows on the background, then the sprites, each scaled to its box in pixels."""
+    canvas = Image.fromarray(background)
+    side = canvas.width
+    shadow = Image.new("L", canvas.size, 0)
+    drop = max(1, round(side * 0.015))
+    placed = []
+    for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
+        scaled = sprite.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
+        shadow.paste(255, (left + drop // 2, top + drop), scaled.getchannel("A"))
+        placed.append((scaled, (left, top)))
+    soft = shadow.filter(ImageFilter.GaussianBlur(side * 0.016))
+    canvas.paste((0, 0, 0), (0, 0), soft.point(lambda value: value * SHADOW_STRENGTH))
+    for scaled, corner in placed:
+        canvas.paste(scaled, corner, scaled)
+    return np.asarray(canvas, dtype=np.uint8)
+
+
 def _fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
@@ -108,7 +144,7 @@ class EmojiWorld:
         self.size = size
         self.seed = seed
         self.cell_px = cell_px
-        self._sheet = SpriteSheet(side=max(2 * size, 64) * 3 // 4)
+        self._sheet = sprite_sheet(size)
 
     @property
     def vocabulary(self) -> tuple[str, ...]:
@@ -132,7 +168,11 @@ class EmojiWorld:
         caption = write_caption(rng, plan.kind, plan.objects, plan.relation, background)
         cell = None if self.cell_px is None else self.cell_px / self.size
         boxes = place(rng, self._choose_sizes(rng, plan), plan.relation, cell)
-        pixels, objects = self._compose(paint_background(rng, background, self.size), plan, boxes)
+        objects = tuple(
+            SceneObject(name, color, self._box_px(box)) for (name, color), box in zip(plan.objects, boxes, strict=True)
+        )
+        sprites = [self._sheet.image(name, color) for name, color in plan.objects]
+        pixels = compose(paint_background(rng, background, self.size), sprites, [thing.box for thing in objects])
         return Scene(caption, pixels, plan.kind, objects, background, plan.relation, is_held_out)
 
     def _find_plan(self, rng: Random, *, is_held_out: bool) -> _Plan:
@@ -167,13 +207,10 @@ class EmojiWorld:
         return _Plan(kind, tuple(zip(names, colors, strict=True)))
 
     def _choose_background(self, rng: Random, plan: _Plan) -> str:
+        things = set(plan.objects)
+
         def is_near(background: str) -> bool:
-            lab = background_lab(background)
-            return any(
-                color == background
-                or self._sheet.share_near(name, color, lab, NEAR_BACKGROUND) > MAX_SHARE_NEAR_BACKGROUND
-                for name, color in set(plan.objects)
-            )
+            return any(color == background for _, color in things) or is_lost_before(self._sheet, things, background)
 
         names = list(BACKGROUNDS)
         rng.shuffle(names)
@@ -196,21 +233,7 @@ class EmojiWorld:
             sizes.append((image.width * scale, image.height * scale))
         return tuple(sizes)
 
-    def _compose(
-        self, background: ByteArray, plan: _Plan, boxes: tuple[Box, ...]
-    ) -> tuple[ByteArray, tuple[SceneObject, ...]]:
-        canvas = Image.fromarray(background)
-        shadow = Image.new("L", canvas.size, 0)
-        placed = []
-        drop = max(1, round(self.size * 0.015))
-        for (name, color), box in zip(plan.objects, boxes, strict=True):
-            left, top = round(box[0] * self.size), round(box[1] * self.size)
-            width, height = (max(1, round(extent * self.size)) for extent in (box[2] - box[0], box[3] - box[1]))
-            sprite = self._sheet.image(name, color).resize((width, height), Image.Resampling.BICUBIC)
-            shadow.paste(255, (left + drop // 2, top + drop), sprite.getchannel("A"))
-            placed.append((SceneObject(name, color, (left, top, left + width, top + height)), sprite))
-        soft = shadow.filter(ImageFilter.GaussianBlur(self.size * 0.016))
-        canvas.paste((0, 0, 0), (0, 0), soft.point(lambda value: value * SHADOW_STRENGTH))
-        for thing, sprite in placed:
-            canvas.paste(sprite, thing.box[:2], sprite)
-        return np.asarray(canvas, dtype=np.uint8), tuple(thing for thing, _ in placed)
+    def _box_px(self, box: Box) -> tuple[int, int, int, int]:
+        left, top = round(box[0] * self.size), round(box[1] * self.size)
+        width, height = (max(1, round(extent * self.size)) for extent in (box[2] - box[0], box[3] - box[1]))
+        return left, top, left + width, top + height

@@ -33,7 +33,21 @@ def bundle(tmp_path_factory):
 def report(bundle, tmp_path_factory):
     """The JSON of one small run from the command line."""
     out = tmp_path_factory.mktemp("results") / "engine-demo.json"
-    sizes = ["--rows", "1", "2", "--calls", "2", "--pictures", "2", "--settings", "3:2", "2", "--pairs", "2"]
+    sizes = [
+        "--rows",
+        "1",
+        "2",
+        "--calls",
+        "2",
+        "--pictures",
+        "2",
+        "--settings",
+        "3:2",
+        "2",
+        "--pairs",
+        "2",
+        "--no-compile",
+    ]
     main(["--model", str(bundle.folder), *sizes, "--product-sides", "32", "--out", str(out)])
     return json.loads(out.read_text())
 

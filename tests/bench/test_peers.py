@@ -45,7 +45,7 @@ def test_settings_travel_to_a_child_process_unchanged(monkeypatch):
 
 
 def test_a_batch_of_mixed_lengths_comes_back_in_order(tmp_path):
-    drawer = Drawer(PeerSettings(0, 4, 0.0, str(write_tiny_bundle(tmp_path).folder), 1))
+    drawer = Drawer(PeerSettings(0, 4, 0.0, str(write_tiny_bundle(tmp_path).folder), 1), is_compiled=False)
     bodies = [{"prompt": "a cat", "seed": seed, "num_inference_steps": steps} for seed, steps in ((1, 5), (2, 2))]
     together = drawer.draw(bodies)
     alone = [drawer.draw([body])[0] for body in bodies]

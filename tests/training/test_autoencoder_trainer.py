@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,21 +10,23 @@ from diffusers import AutoencoderDC
 
 from model.training import autoencoder_trainer as trainer
 from model.training import reconstruction
-from model.training.dataset import load_dataset, render_dataset
+from model.training.dataset import load_dataset
 from model.training.world import EmojiWorld
+from tests.support.trainer_runs import StopAfter, be_quiet, losses_of, render_quietly
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    world = EmojiWorld(("apple", "car"), size=32, seed=0)
-    return render_dataset(world, 60, tmp_path_factory.mktemp("scenes"), num_workers=1, report=lambda _: None)
+    return render_quietly(EmojiWorld(("apple", "car"), size=32, seed=0), 24, tmp_path_factory.mktemp("scenes"))
 
 
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    """A finished run's configuration and what it reported."""
+    reports = []
+    config = tiny_config(dataset, tmp_path_factory.mktemp("trained"))
+    assert trainer.train_autoencoder(config, report=reports.append) == config.result
+    return config, reports
 
 
 def tiny_config(dataset, out_dir, **changes):
@@ -36,7 +37,7 @@ def tiny_config(dataset, out_dir, **changes):
         decoder_channels=(8, 8, 8, 8, 8),
         latent_channels=4,
         batch_size=4,
-        max_steps=8,
+        max_steps=6,
         warmup_steps=2,
         report_every=1,
         checkpoint_every=3,
@@ -47,38 +48,21 @@ def tiny_config(dataset, out_dir, **changes):
     return replace(config, **changes)
 
 
-class StopAfter:
-    """Says stop at the n-th question."""
-
-    def __init__(self, num_steps):
-        self.left = num_steps
-
-    def __call__(self):
-        self.left -= 1
-        return self.left <= 0
-
-
-def losses_of(reports):
-    return [line.split()[3] for line in reports if " loss " in line]
-
-
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, tmp_path):
-    whole, stopped = [], []
-    straight = tiny_config(dataset, tmp_path / "straight")
-    broken = tiny_config(dataset, tmp_path / "broken")
-    assert trainer.train_autoencoder(straight, report=whole.append) == straight.result
-    assert trainer.train_autoencoder(broken, report=stopped.append, should_stop=StopAfter(5)) is None
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, tmp_path):
+    straight, whole = trained
+    broken, stopped = replace(straight, out_dir=tmp_path), []
+    assert trainer.train_autoencoder(broken, report=stopped.append, should_stop=StopAfter(4)) is None
     assert not broken.result.exists()
     assert trainer.train_autoencoder(broken, report=stopped.append) == broken.result
     assert losses_of(stopped) == losses_of(whole)
-    assert len(losses_of(whole)) == 8
+    assert len(losses_of(whole)) == straight.max_steps
     one, other = (AutoencoderDC.from_pretrained(config.result) for config in (straight, broken))
     for (name, value), again in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(value, again), name
 
 
 def test_a_run_ends_when_its_minutes_are_over(dataset, tmp_path):
-    config = tiny_config(dataset, tmp_path, max_steps=10**9, max_minutes=0.01)
+    config = tiny_config(dataset, tmp_path, max_steps=10**9, max_minutes=0.001)
     reports = []
     trainer.train_autoencoder(config, report=reports.append)
     assert reports[-1].startswith("finished at step")
@@ -96,17 +80,15 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(dataset, tmp_p
 def test_the_loss_falls(dataset, tmp_path):
     pixels = reconstruction.to_network(load_dataset(dataset).pixels[:8])
     run = trainer.build_loop(tiny_config(dataset, tmp_path, max_steps=40), lambda step: pixels)
-    losses = [run.train_step() for _ in range(40)]
+    losses = [run.train_step() for _ in range(25)]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_finished_latents_have_mean_zero_and_deviation_one_in_every_channel(dataset, tmp_path):
-    config = tiny_config(dataset, tmp_path)
-    trainer.train_autoencoder(config, report=lambda _: None)
-    encode = partial(trainer.encode_dataset, device="cpu", report=lambda _: None)
-    target = encode(config.result, dataset, tmp_path / "latents.npy")
+def test_finished_latents_have_mean_zero_and_deviation_one_in_every_channel(trained, dataset, tmp_path):
+    config, _ = trained
+    target = trainer.encode_dataset(config.result, dataset, tmp_path / "latents.npy", device="cpu", report=be_quiet)
     latents = np.load(target).astype(np.float32)
-    assert latents.shape == (60, 4, 2, 2)
+    assert latents.shape == (24, 4, 2, 2)
     assert latents.mean((0, 2, 3)) == pytest.approx(np.zeros(4), abs=0.02)
     assert latents.std((0, 2, 3)) == pytest.approx(np.ones(4), abs=0.02)
 
@@ -121,11 +103,12 @@ def test_normalising_latents_leaves_pictures_nearly_as_they_were(dataset, tmp_pa
     assert reconstruction.psnr(reconstruction.reconstruct(model, pixels), before) > 25
 
 
-def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(dataset, tmp_path):
-    first = tiny_config(dataset, tmp_path / "first")
-    trainer.train_autoencoder(first, report=lambda _: None)
-    second = replace(first, out_dir=tmp_path / "second", frozen_encoder=first.result, decoder_channels=(8, 8, 8, 8, 16))
-    trainer.train_autoencoder(second, report=lambda _: None)
+def test_a_frozen_encoder_keeps_its_latents_while_the_decoder_learns(trained, dataset, tmp_path):
+    first, _ = trained
+    second = replace(
+        first, out_dir=tmp_path, max_steps=2, frozen_encoder=first.result, decoder_channels=(8, 8, 8, 8, 16)
+    )
+    trainer.train_autoencoder(second, report=be_quiet)
     old, new = (AutoencoderDC.from_pretrained(config.result) for config in (first, second))
     pixels = reconstruction.to_network(load_dataset(dataset).pixels[:4])
     with torch.no_grad():

@@ -7,6 +7,7 @@ import pytest
 
 from model.training.dataset import CHUNK_SCENES, load_dataset, load_records, render_dataset
 from model.training.world import EmojiWorld
+from tests.support.trainer_runs import render_quietly
 
 OBJECTS = ("apple", "car", "cat")
 NUM_SCENES = CHUNK_SCENES + 20
@@ -14,8 +15,7 @@ NUM_SCENES = CHUNK_SCENES + 20
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    world = EmojiWorld(OBJECTS, size=16, seed=5)
-    return render_dataset(world, NUM_SCENES, tmp_path_factory.mktemp("scenes"), num_workers=1, report=lambda _: None)
+    return render_quietly(EmojiWorld(OBJECTS, size=16, seed=5), NUM_SCENES, tmp_path_factory.mktemp("scenes"))
 
 
 def test_pixels_and_captions_are_the_worlds_own(folder):

@@ -1,64 +1,55 @@
+"""The denoiser's trainer: stopping changes nothing, bad steps change nothing, bundles draw what was trained."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderDC
 
 from model.engine import Engine
 from model.params import GenerationParams
-from model.training.dataset import load_records, render_dataset
-from model.training.denoiser_trainer import DenoiserTrainConfig, build_loop, open_latents, train_denoiser
+from model.training.dataset import load_records
+from model.training.denoiser_trainer import build_loop, open_latents, train_denoiser
 from model.training.export import export_bundle
-from model.training.world import EmojiWorld
-from tests.support.tiny_bundle import TINY_AUTOENCODER
+from tests.support.trainer_runs import StopAfter, be_quiet, losses_of
 
-OBJECTS = ("apple", "banana")
+CARD = {"name": "demo", "version": "7", "default_steps": 4, "default_guidance": 2.0}
+
+
+@pytest.fixture
+def config(denoiser_config, tmp_path):
+    return replace(denoiser_config, out_dir=tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    """Twenty real scenes with made-up latents: what is tested here does not look at pictures."""
-    folder = tmp_path_factory.mktemp("run")
-    render_dataset(EmojiWorld(OBJECTS, size=64), 20, folder / "world", num_workers=1, report=lambda line: None)
-    latents = np.random.default_rng(0).normal(size=(20, 4, 8, 8)).astype(np.float16)
-    np.save(folder / "latents.npy", latents)
-    return DenoiserTrainConfig(
-        dataset=folder / "world",
-        latents=folder / "latents.npy",
-        out_dir=folder / "out",
-        num_attention_heads=2,
-        attention_head_dim=16,
-        stages=(1, 1, 1),
-        text_hidden_size=32,
-        text_layers=1,
-        batch_size=4,
-        max_steps=8,
-        warmup_steps=2,
-        num_threads=1,
-        device="cpu",
-        report_every=1,
+def trained(denoiser_config, tmp_path_factory):
+    """Two steps' configuration, its checkpoint written."""
+    config = replace(
+        denoiser_config,
+        out_dir=tmp_path_factory.mktemp("trained"),
+        max_steps=2,
+        learning_rate=1e-2,
+        warmup_steps=1,
+        objects=("apple", "banana"),
     )
-
-
-def losses_of(lines):
-    return [float(line.split("loss ")[1].split()[0]) for line in lines if " loss " in line]
+    train_denoiser(config, report=be_quiet)
+    return config
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(config, tmp_path):
     whole, parts = [], []
     train_denoiser(replace(config, out_dir=tmp_path / "whole"), report=whole.append)
     stopped = replace(config, out_dir=tmp_path / "parts")
-    assert train_denoiser(stopped, report=parts.append, should_stop=lambda: len(losses_of(parts)) == 3) is None
+    assert train_denoiser(stopped, report=parts.append, should_stop=StopAfter(2)) is None
     assert train_denoiser(stopped, report=parts.append) == stopped.checkpoint
     assert losses_of(parts) == losses_of(whole)
-    assert len(losses_of(whole)) == 8
+    assert len(losses_of(whole)) == config.max_steps
 
 
 def test_training_lowers_the_loss_on_a_batch_seen_again_and_again(config):
     run = build_loop(replace(config, max_steps=60, learning_rate=3e-3), open_latents(config))
     first = run.objective(0)[1].item()
-    for _ in range(40):
+    for _ in range(25):
         run.train_step()
         run.step = 0
     assert run.objective(0)[1].item() < 0.9 * first
@@ -80,19 +71,8 @@ def test_only_scenes_of_the_chosen_objects_are_trained_on(config):
         open_latents(replace(config, objects=("boat",)))
 
 
-def test_a_trained_model_is_exported_as_a_bundle_that_draws_what_was_trained(config, tmp_path):
-    trained = replace(config, out_dir=tmp_path / "out", max_steps=2, objects=OBJECTS)
-    checkpoint = train_denoiser(trained, report=lambda line: None)
-    AutoencoderDC(**TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
-    bundle = export_bundle(
-        checkpoint,
-        tmp_path / "autoencoder",
-        tmp_path / "bundle",
-        name="demo",
-        version="7",
-        default_steps=4,
-        default_guidance=2.0,
-    )
+def test_a_trained_model_is_exported_as_a_bundle_that_draws_what_was_trained(trained, tiny_autoencoder, tmp_path):
+    bundle = export_bundle(trained.checkpoint, tiny_autoencoder, tmp_path / "bundle", **CARD)
     assert bundle.card.sizes == ("64x64",)
     assert "apple" in bundle.card.vocabulary
     assert "boat" not in bundle.card.vocabulary
@@ -102,15 +82,11 @@ def test_a_trained_model_is_exported_as_a_bundle_that_draws_what_was_trained(con
     while not samples[0].is_finished:
         engine.step(samples)
     assert engine.decode(samples)[0].shape == (64, 64, 3)
-    assert_text_is_read_as_in_training(trained, checkpoint, engine)
+    assert_text_is_read_as_in_training(trained, engine)
 
 
-def test_a_new_run_begins_with_the_weights_of_a_bundle(config, tmp_path):
-    trained = replace(config, out_dir=tmp_path / "out", max_steps=2, learning_rate=1e-2, warmup_steps=1)
-    checkpoint = train_denoiser(trained, report=lambda line: None)
-    AutoencoderDC(**TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
-    card = {"name": "demo", "version": "7", "default_steps": 4, "default_guidance": 2.0}
-    bundle = export_bundle(checkpoint, tmp_path / "autoencoder", tmp_path / "bundle", **card)
+def test_a_new_run_begins_with_the_weights_of_a_bundle(trained, tiny_autoencoder, tmp_path):
+    bundle = export_bundle(trained.checkpoint, tiny_autoencoder, tmp_path / "bundle", **CARD)
     before = build_loop(trained, open_latents(trained))
     before.restore()
     begun = build_loop(replace(trained, seed=5, start_from=bundle.folder), open_latents(trained))
@@ -118,7 +94,7 @@ def test_a_new_run_begins_with_the_weights_of_a_bundle(config, tmp_path):
         torch.testing.assert_close(value, average, rtol=1e-3, atol=1e-3, msg=name)
 
 
-def assert_text_is_read_as_in_training(config, checkpoint, engine):
+def assert_text_is_read_as_in_training(config, engine):
     """The service's text encoder and the trainer's give one caption the same embedding."""
     data = open_latents(config)
     run = build_loop(config, data)

@@ -12,28 +12,20 @@ from safetensors.torch import load_file
 
 from model.training import judge_trainer as trainer
 from model.training.autoencoder_trainer import AutoencoderTrainConfig, build_autoencoder
-from model.training.dataset import render_dataset
 from model.training.degrading import bend_slightly, degrade
 from model.training.judge_scenes import broken_scene, label_table, natural_color, render_held_out
 from model.training.mush import WAYS
 from model.training.recolor import COLORS
 from model.training.sprites import SpriteSheet, object_names
 from model.training.world import EmojiWorld
+from tests.support.trainer_runs import StopAfter, be_quiet, losses_of, render_quietly
 
 OBJECTS = ("apple", "bus", "clock", "zebra")  # a bus beside a clock is held out
 
 
-@pytest.fixture(autouse=True)
-def few_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    return render_dataset(EmojiWorld(OBJECTS), 12, folder, num_workers=1, report=lambda _: None)
+    return render_quietly(EmojiWorld(OBJECTS), 12, tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +49,12 @@ def tiny_config(dataset, autoencoder, out_dir, **changes):
         channels=(8, 8, 8),
         blocks=(1, 1, 1),
         batch_size=2,
-        max_steps=6,
+        max_steps=4,
         warmup_steps=2,
         report_every=1,
         checkpoint_every=2,
     )
     return replace(config, **changes)
-
-
-class StopAfter:
-    """Says stop at the n-th question."""
-
-    def __init__(self, num_steps):
-        self.left = num_steps
-
-    def __call__(self):
-        self.left -= 1
-        return self.left <= 0
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -139,9 +120,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(dataset, autoencod
     assert trainer.train_judge(straight, report=whole.append) == straight.result
     assert trainer.train_judge(broken, report=stopped.append, should_stop=StopAfter(3)) is None
     assert trainer.train_judge(broken, report=stopped.append) == broken.result
-    losses = [[line.split()[3] for line in lines if " loss " in line] for lines in (whole, stopped)]
-    assert len(losses[0]) == 6
-    assert losses[0] == losses[1]
+    assert losses_of(stopped) == losses_of(whole)
+    assert len(losses_of(whole)) == straight.max_steps
     one, other = load_file(straight.result), load_file(broken.result)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -163,7 +143,7 @@ def test_rendered_lessons_are_kept_and_never_taken_for_others(tmp_path):
 
 
 def test_scenes_of_another_size_are_refused(autoencoder, tmp_path):
-    small = render_dataset(EmojiWorld(OBJECTS, 64), 2, tmp_path / "small", num_workers=1, report=lambda _: None)
+    small = render_quietly(EmojiWorld(OBJECTS, 64), 2, tmp_path / "small")
     config = tiny_config(small, autoencoder, tmp_path)
     with pytest.raises(ValueError, match="64 px"):
-        trainer.train_judge(config, report=lambda _: None)
+        trainer.train_judge(config, report=be_quiet)

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model
 from webdataset.autodecode import Decoder
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from model.autoencoder import Autoencoder
 from model.training import prepare as preparing
-from model.training.dataset import render_dataset
 from model.training.encoders import load_text_encoder
 from model.training.prepare import PrepareConfig, prepare
 from model.training.prepared_data import PreparedData
@@ -24,21 +22,7 @@ from model.training.shards import ShardError, ShardReport, ShardWriter, read_rep
 from model.training.sources import SourceError
 from model.training.world import EmojiWorld
 from tests.support.pictures import CAPTIONS, write_pictures
-from tests.support.tiny_bundle import write_tiny_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory):
-    torch.manual_seed(0)
-    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 2, "image_size": 32}
-    folder = tmp_path_factory.mktemp("dinov2")
-    Dinov2Model(Dinov2Config(**size)).save_pretrained(folder)
-    return folder
+from tests.support.trainer_runs import render_quietly
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +43,11 @@ def load_encoders_once(loaded, monkeypatch):
 
 
 @pytest.fixture
-def config(bundle, tmp_path):
+def config(tiny_bundle, tmp_path):
     """Twelve pictures in shards of five."""
     write_pictures(tmp_path / "pictures")
     return PrepareConfig(
-        tmp_path / "pictures", tmp_path / "data", bundle.folder, shard_samples=5, batch_size=4, device="cpu"
+        tmp_path / "pictures", tmp_path / "data", tiny_bundle.folder, shard_samples=5, batch_size=4, device="cpu"
     )
 
 
@@ -73,14 +57,14 @@ def prepare_quietly(config):
     return lines
 
 
-def test_latents_and_embeddings_are_what_the_bundles_own_parts_make_of_picture_and_caption(config, bundle):
+def test_latents_and_embeddings_are_what_the_bundles_own_parts_make_of_picture_and_caption(config, tiny_bundle):
     lines = prepare_quietly(config)
     data = PreparedData([config.target])
     assert len(data) == 12
     assert "12 pictures in 3 shards; 0 had to be enlarged, 0 captions were cut, 0 samples skipped" in lines[-1]
     batch = data.read(np.array([7, 0]))
-    autoencoder = Autoencoder.load(bundle.parts.autoencoder, num_channels=4)
-    text = load_text_encoder(bundle, torch.device("cpu"), torch.float32)
+    autoencoder = Autoencoder.load(tiny_bundle.parts.autoencoder, num_channels=4)
+    text = load_text_encoder(tiny_bundle, torch.device("cpu"), torch.float32)
     for row, index in enumerate((7, 0)):
         with Image.open(config.source / f"{index:02d}.png") as image:
             pixels = np.array(image)[:, 8:72]  # of 80x64: the middle 64x64
@@ -107,8 +91,8 @@ def test_any_webdataset_reader_takes_the_shards(config):
     assert samples[0]["json"] == {"caption": "a red square", "name": "00.png", "num_tokens": 13}
 
 
-def test_features_are_stored_and_read_only_where_wanted(config, dinov2):
-    prepare_quietly(replace(config, features=dinov2))
+def test_features_are_stored_and_read_only_where_wanted(config, tiny_dinov2):
+    prepare_quietly(replace(config, features=tiny_dinov2))
     data = PreparedData([config.target])
     assert data.read(np.arange(3)).features is None
     features = data.read(np.arange(3), with_features=True).features
@@ -250,7 +234,7 @@ def test_webdataset_shards_are_taken_as_they_are_even_broken_ones(config, tmp_pa
 
 
 def test_a_rendered_world_is_a_source(config, tmp_path):
-    render_dataset(EmojiWorld(("apple", "banana"), 64), 4, tmp_path / "world", num_workers=1, report=lambda line: None)
+    render_quietly(EmojiWorld(("apple", "banana"), 64), 4, tmp_path / "world")
     prepare_quietly(replace(config, source=tmp_path / "world"))
     assert len(PreparedData([config.target])) == 4
 

@@ -1,6 +1,7 @@
 """From a folder of pictures to a bundle that draws: prepared, trained by a recipe, stopped, gone on with, exported."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -9,7 +10,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import Dinov2Config, Dinov2Model
 
 from model.engine import Engine
 from model.errors import TensorFileError
@@ -26,30 +26,18 @@ from model.training.recipe_trainer import RecipeRun, RecipeTrainer, train_recipe
 from model.transformer import EMMDiT
 from model.weights import expected_tensors, verify_bundle
 from tests.support.pictures import write_pictures
-from tests.support.tiny_bundle import write_tiny_bundle
-
-
-def be_quiet(line):
-    pass
+from tests.support.trainer_runs import StopAfter, be_quiet, losses_of
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture(scope="module")
-def prepared(bundle, tmp_path_factory):
+def prepared(tiny_bundle, tiny_dinov2, tmp_path_factory):
     """Twelve pictures with text and features, in shards of five."""
     folder = tmp_path_factory.mktemp("prepared")
-    torch.manual_seed(0)
-    size = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 2, "image_size": 32}
-    Dinov2Model(Dinov2Config(**size)).save_pretrained(folder / "dinov2")
     config = PrepareConfig(
         write_pictures(folder / "pictures"),
         folder / "data",
-        bundle.folder,
-        features=folder / "dinov2",
+        tiny_bundle.folder,
+        features=tiny_dinov2,
         shard_samples=5,
         device="cpu",
     )
@@ -81,18 +69,19 @@ def run(prepared, recipe, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(prepared, recipe, tmp_path_factory):
-    """One step's."""
-    run = RecipeRun(recipe, (prepared / "data",), tmp_path_factory.mktemp("trained"), device="cpu")
-    return train_recipe(with_values(run, max_steps=1), report=be_quiet)
+def trained(prepared, recipe, tmp_path_factory):
+    """A finished run of three steps, its checkpoint and what it reported."""
+    run, reports = RecipeRun(recipe, (prepared / "data",), tmp_path_factory.mktemp("trained"), device="cpu"), []
+    return run, train_recipe(run, report=reports.append), reports
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained):
+    return trained[1]
 
 
 def with_values(run, **values):
     return replace(run, recipe=replace(run.recipe, training=replace(run.recipe.training, **values)))
-
-
-def losses_of(lines):
-    return [line.split("loss ")[1].split()[0] for line in lines if " loss " in line]
 
 
 def rows_of(run, num_parts, rank=0, world_size=1, step=0, **values):
@@ -103,17 +92,16 @@ def rows_of(run, num_parts, rank=0, world_size=1, step=0, **values):
     return [batches.rows(step, part) for part in range(num_parts)]
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(run, tmp_path):
-    whole, parts = [], []
-    train_recipe(replace(run, out_dir=tmp_path / "whole"), report=whole.append)
-    stopped = replace(run, out_dir=tmp_path / "parts")
-    assert train_recipe(stopped, report=parts.append, should_stop=lambda: bool(losses_of(parts))) is None
-    assert train_recipe(stopped, report=parts.append) == tmp_path / "parts" / "recipe.checkpoint.safetensors"
-    assert losses_of(parts) == losses_of(whole)
-    assert len(losses_of(whole)) == 3
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, run):
+    _, whole, expected = trained
+    reports = []
+    assert train_recipe(run, report=reports.append, should_stop=StopAfter(1)) is None
+    assert train_recipe(run, report=reports.append) == run.out_dir / "recipe.checkpoint.safetensors"
+    assert losses_of(reports) == losses_of(expected)
+    assert len(losses_of(expected)) == 3
     with (
-        safe_open(tmp_path / "whole" / "recipe.checkpoint.safetensors", framework="pt") as one,
-        safe_open(tmp_path / "parts" / "recipe.checkpoint.safetensors", framework="pt") as other,
+        safe_open(whole, framework="pt") as one,
+        safe_open(run.out_dir / "recipe.checkpoint.safetensors", framework="pt") as other,
     ):
         assert sorted(one.keys()) == sorted(other.keys())
         for name in one.keys():  # noqa: SIM118 (not a mapping)
@@ -156,17 +144,15 @@ def test_dropped_captions_are_the_empty_one(run, prepared):
     assert [caption == "" for caption in captions] == is_dropped.tolist()
 
 
-def test_captions_alone_train_as_stored_embeddings_do(run, prepared):
-    stored, encoded = [], []
-    train_recipe(run, report=stored.append)
-    train_recipe(replace(run, data=(prepared / "captions",), out_dir=run.out_dir / "captions"), report=encoded.append)
-    for one, other in zip(losses_of(stored), losses_of(encoded), strict=True):
-        assert float(one) == pytest.approx(float(other), abs=2e-3)
+def test_captions_alone_train_as_stored_embeddings_do(trained, run, prepared):
+    reports = []
+    train_recipe(replace(run, data=(prepared / "captions",)), report=reports.append)
+    assert losses_of(reports) == pytest.approx(losses_of(trained[2]), abs=2e-3)
 
 
-def test_stage_1_aligns_and_stage_2_begins_with_its_weights(run, bundle, tmp_path):
+def test_stage_1_aligns_and_stage_2_begins_with_its_weights(run, tmp_path):
     repa = RepaValues(weight=0.5, hidden_size=16, feature_channels=24)
-    first = with_values(replace(run, recipe=replace(run.recipe, repa=repa)), ema_decay=0.0)
+    first = with_values(replace(run, recipe=replace(run.recipe, repa=repa)), ema_decay=0.0, max_steps=1)
     trainer = RecipeTrainer(first, Place(torch.device("cpu")))
     minimised, shown = trainer.objective(0)
     trainer.rows.close()
@@ -183,20 +169,20 @@ def test_stage_1_aligns_and_stage_2_begins_with_its_weights(run, bundle, tmp_pat
             assert torch.equal(value, file.get_tensor(f"model/transformer.{name}")), name
 
 
-def test_a_run_begins_with_a_bundle_or_a_transformer_file(bundle, tmp_path):
-    for path in (bundle.folder, bundle.parts.transformer):
-        network = EMMDiT(bundle.config)
+def test_a_run_begins_with_a_bundle_or_a_transformer_file(tiny_bundle, tmp_path):
+    for path in (tiny_bundle.folder, tiny_bundle.parts.transformer):
+        network = EMMDiT(tiny_bundle.config)
         start_from(network, path)
-        with safe_open(bundle.parts.transformer, framework="pt") as file:
+        with safe_open(tiny_bundle.parts.transformer, framework="pt") as file:
             assert torch.equal(network.proj_out.weight, file.get_tensor("proj_out.weight"))
     with pytest.raises(TensorFileError, match="block_groups"):
-        start_from(EMMDiT(replace(bundle.config, stages=(1, 1, 1))), bundle.folder)
+        start_from(EMMDiT(replace(tiny_bundle.config, stages=(1, 1, 1))), tiny_bundle.folder)
     with pytest.raises(RecipeError, match="neither a bundle's folder nor a safetensors file"):
         start_from(network, tmp_path / "gone")
 
 
-def test_another_recipe_or_other_data_does_not_go_on_from_a_checkpoint(run, prepared):
-    train_recipe(run, report=be_quiet)
+def test_another_recipe_or_other_data_does_not_go_on_from_a_checkpoint(trained, run, prepared):
+    shutil.copytree(trained[0].out_dir, run.out_dir)
     with pytest.raises(RecipeError, match=r"another recipe \(training.learning_rate differ\)"):
         train_recipe(with_values(run, learning_rate=1e-4), report=be_quiet)
     with pytest.raises(RecipeError, match="was trained on other data"):
@@ -205,9 +191,9 @@ def test_another_recipe_or_other_data_does_not_go_on_from_a_checkpoint(run, prep
 
 
 def test_samples_are_drawn_on_the_way(run):
-    train_recipe(replace(with_values(run, checkpoint_every=1), sample_every_min=1e-9), report=be_quiet)
+    train_recipe(replace(with_values(run, checkpoint_every=1, max_steps=2), sample_every_min=1e-9), report=be_quiet)
     drawn = sorted(path.name for path in (run.out_dir / "samples").iterdir())
-    assert drawn == ["step-000001.png", "step-000002.png", "step-000003.png"]
+    assert drawn == ["step-000001.png", "step-000002.png"]
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():
@@ -231,9 +217,9 @@ def test_an_exported_bundle_has_exactly_the_published_tensors(checkpoint, tmp_pa
         torch.testing.assert_close(kept, file.get_tensor("ema/transformer.proj_out.weight"), rtol=1e-2, atol=1e-4)
 
 
-def test_an_exported_bundle_draws(checkpoint, bundle, tmp_path):
+def test_an_exported_bundle_draws(checkpoint, tiny_bundle, tmp_path):
     exported = export_recipe(checkpoint, tmp_path / "bundle", name="mine", default_steps=2)
-    assert exported.parts.text_encoder == bundle.parts.text_encoder
+    assert exported.parts.text_encoder == tiny_bundle.parts.text_encoder
     assert (exported.card.name, exported.card.sizes) == ("mine", ("64x64",))
     engine = Engine.load(exported, "cpu")
     samples = engine.begin([GenerationParams("a red square", 64, 64, 2, 4.5, seed=1)])

@@ -5,65 +5,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderDC
 from safetensors import safe_open
-from transformers import Dinov2Config, Dinov2Model
 
 from model.training import features
-from model.training.dataset import load_dataset, load_records, render_dataset
-from model.training.denoiser_trainer import DenoiserTrainConfig, build_loop, open_latents, train_denoiser
+from model.training.dataset import load_dataset, load_records
+from model.training.denoiser_trainer import build_loop, open_latents, train_denoiser
 from model.training.export import export_bundle
 from model.training.repa import open_features, projection_head, repa_loss
-from model.training.world import EmojiWorld
 from model.weights import load_bundle
-from tests.support.tiny_bundle import TINY_AUTOENCODER
+from tests.support.trainer_runs import be_quiet, losses_of, write_tiny_dinov2
 
 OBJECTS = ("apple", "banana")
 CLASSES, NATURAL = slice(0, 2), 2
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    return render_dataset(EmojiWorld(OBJECTS, size=64), 12, folder, num_workers=1, report=lambda line: None)
-
-
-@pytest.fixture(scope="module")
-def label_file(dataset, tmp_path_factory):
+def label_file(fruit_dataset, tmp_path_factory):
     target = tmp_path_factory.mktemp("features") / "labels.npy"
-    return features.write_label_features(dataset, target, grid=8, report=lambda line: None)
+    return features.write_label_features(fruit_dataset, target, grid=8, report=be_quiet)
 
 
-@pytest.fixture(scope="module")
-def config(dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    np.save(folder / "latents.npy", np.random.default_rng(0).normal(size=(12, 4, 8, 8)).astype(np.float16))
-    return DenoiserTrainConfig(
-        dataset=dataset,
-        latents=folder / "latents.npy",
-        out_dir=folder / "out",
-        num_attention_heads=2,
-        attention_head_dim=16,
-        stages=(1, 1, 1),
-        text_hidden_size=32,
-        text_layers=1,
-        batch_size=4,
-        max_steps=4,
-        warmup_steps=2,
-        num_threads=1,
-        device="cpu",
-        repa_hidden_size=16,
-        report_every=1,
-    )
+@pytest.fixture
+def config(denoiser_config, tmp_path):
+    return replace(denoiser_config, out_dir=tmp_path / "out", repa_hidden_size=16)
 
 
-def losses_of(lines):
-    return [line.split("loss ")[1].split()[0] for line in lines if " loss " in line]
-
-
-def test_labels_say_which_object_covers_how_much_of_each_cell(dataset, label_file):
+def test_labels_say_which_object_covers_how_much_of_each_cell(fruit_dataset, label_file):
     stored = np.load(label_file).astype(np.float32)
-    for record, cells in zip(load_records(dataset), stored, strict=True):
+    for record, cells in zip(load_records(fruit_dataset), stored, strict=True):
         covered = cells[..., CLASSES].sum(-1)
         assert cells[..., -11:].sum(-1) == pytest.approx(np.clip(1 - covered, 0, 1), abs=2e-3)
         for index, name in enumerate(OBJECTS):
@@ -76,21 +45,19 @@ def test_labels_say_which_object_covers_how_much_of_each_cell(dataset, label_fil
             assert cells[..., NATURAL] == pytest.approx(covered, abs=2e-3)
 
 
-def test_labels_need_cells_of_whole_halves(dataset, tmp_path):
+def test_labels_need_cells_of_whole_halves(fruit_dataset, tmp_path):
     with pytest.raises(ValueError, match="64 px can't be cut into 7 cells"):
-        features.write_label_features(dataset, tmp_path / "labels.npy", grid=7)
+        features.write_label_features(fruit_dataset, tmp_path / "labels.npy", grid=7)
 
 
-def test_a_vision_transformers_patches_are_pooled_to_the_grid(dataset, tmp_path):
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14, "image_size": 56}
-    Dinov2Model(Dinov2Config(**size)).save_pretrained(tmp_path / "vit")
+def test_a_vision_transformers_patches_are_pooled_to_the_grid(fruit_dataset, tmp_path):
+    write_tiny_dinov2(tmp_path / "vit", hidden_size=16, patch_size=14, image_size=56)
     encoder = features.load_encoder(tmp_path / "vit", "cpu")
     target = features.write_network_features(
-        dataset, encoder, tmp_path / "dense.npy", grid=2, batch_size=8, report=lambda line: None
+        fruit_dataset, encoder, tmp_path / "dense.npy", grid=2, batch_size=8, report=be_quiet
     )
     dense = np.load(target)
-    assert dense.shape == (len(load_dataset(dataset).pixels), 2, 2, 16)
+    assert dense.shape == (len(load_dataset(fruit_dataset).pixels), 2, 2, 16)
     assert np.isfinite(dense).all()
     assert not np.array_equal(dense[0], dense[1])
 
@@ -132,18 +99,17 @@ def test_features_that_do_not_fit_are_refused(tmp_path):
         open_features(tmp_path / "few.npy", np.arange(3))
 
 
-def test_a_run_without_features_goes_on_with_them_and_back(config, label_file, tmp_path):
-    plain = replace(config, out_dir=tmp_path)
+def test_a_run_without_features_goes_on_with_them_and_back(config, label_file):
     lines = []
-    train_denoiser(replace(plain, max_steps=2), report=lines.append)
-    train_denoiser(replace(plain, features=label_file), report=lines.append)
-    with safe_open(plain.checkpoint, framework="pt") as file:
+    train_denoiser(replace(config, max_steps=2), report=lines.append)
+    train_denoiser(replace(config, features=label_file), report=lines.append)
+    with safe_open(config.checkpoint, framework="pt") as file:
         heads = {key.split("/")[0] for key in file.keys() if "/projectors." in key}  # noqa: SIM118 (not a mapping)
         num_states = sum(key.endswith("exp_avg") for key in file.keys())  # noqa: SIM118
         num_weights = sum(key.startswith("model/") for key in file.keys())  # noqa: SIM118
     assert heads == {"model", "ema"}
     assert num_states == num_weights - 1  # the position table is no parameter
-    train_denoiser(replace(plain, max_steps=6), report=lines.append)
+    train_denoiser(replace(config, max_steps=6), report=lines.append)
     assert len(losses_of(lines)) == 6
 
 
@@ -156,14 +122,13 @@ def test_the_alignment_falls_beside_the_shown_loss(config, label_file):
         return (minimised.item() - shown.item()) / chosen.repa_weight
 
     first = alignment()
-    for _ in range(30):
+    for _ in range(20):
         run.train_step()
     assert alignment() < first - 0.2
 
 
-def test_heads_stay_out_of_bundles(config, label_file, tmp_path):
-    trained = replace(config, features=label_file, out_dir=tmp_path / "out", max_steps=1)
-    checkpoint = train_denoiser(trained, report=lambda line: None)
-    AutoencoderDC(**TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
+def test_heads_stay_out_of_bundles(config, label_file, tiny_autoencoder, tmp_path):
+    trained = replace(config, features=label_file, max_steps=1)
+    checkpoint = train_denoiser(trained, report=be_quiet)
     card = {"name": "demo", "version": "1", "default_steps": 4, "default_guidance": 2.0}
-    load_bundle(export_bundle(checkpoint, tmp_path / "autoencoder", tmp_path / "bundle", **card))
+    load_bundle(export_bundle(checkpoint, tiny_autoencoder, tmp_path / "bundle", **card))

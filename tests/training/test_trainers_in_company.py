@@ -4,20 +4,18 @@ import pickle
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from diffusers import AutoencoderDC
 
 from model.training.autoencoder_trainer import AutoencoderTrainConfig, train_autoencoder
-from model.training.dataset import render_dataset
-from model.training.denoiser_trainer import DenoiserTrainConfig, train_denoiser
+from model.training.denoiser_trainer import train_denoiser
 from model.training.export import export_bundle
 from model.training.features import write_label_features
 from model.training.sample_grid import SAMPLES_NAME
 from model.training.tracking import CURVE_NAME, read_curve
 from model.training.world import EmojiWorld
 from tests.support.processes import run_all
-from tests.support.tiny_bundle import TINY_AUTOENCODER
+from tests.support.trainer_runs import be_quiet, render_quietly, tiny_denoiser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SHARDING = pytest.mark.parametrize("is_sharded", [False, True], ids=["ddp", "fsdp"])
@@ -27,8 +25,7 @@ TOLERANCE = 1e-3
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    return render_dataset(EmojiWorld(("apple", "car"), size=64), 40, folder, num_workers=1, report=lambda line: None)
+    return render_quietly(EmojiWorld(("apple", "car"), size=64), 40, tmp_path_factory.mktemp("world"))
 
 
 def train_in_two_processes(config):
@@ -49,36 +46,25 @@ def assert_same_curve(config, expected):
 
 
 @SHARDING
-def test_the_denoiser_with_features_parts_and_grids(world, tmp_path, is_sharded):
-    np.save(tmp_path / "latents.npy", np.random.default_rng(0).normal(size=(40, 4, 8, 8)).astype(np.float16))
-    AutoencoderDC(**TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
-    alone = DenoiserTrainConfig(
-        dataset=world,
-        latents=tmp_path / "latents.npy",
+def test_the_denoiser_with_features_parts_and_grids(world, tiny_autoencoder, tmp_path, is_sharded):
+    alone = tiny_denoiser(
+        world,
+        tmp_path,
         out_dir=tmp_path / "alone",
-        num_attention_heads=2,
-        attention_head_dim=16,
-        stages=(1, 1, 1),
-        text_hidden_size=32,
-        text_layers=1,
         batch_size=8,
         max_steps=6,
-        warmup_steps=2,
-        num_threads=1,
-        features=write_label_features(world, tmp_path / "labels.npy", grid=8, report=lambda line: None),
+        features=write_label_features(world, tmp_path / "labels.npy", grid=8, report=be_quiet),
         repa_hidden_size=16,
-        autoencoder=tmp_path / "autoencoder",
-        report_every=1,
+        autoencoder=tiny_autoencoder,
         checkpoint_every=3,
-        device="cpu",
     )
-    train_denoiser(alone, report=lambda line: None)
+    train_denoiser(alone, report=be_quiet)
     together = replace(alone, out_dir=tmp_path / "together", is_sharded=is_sharded, num_parts=2)
     train_in_two_processes(together)
     assert_same_curve(together, alone)
     assert [path.name for path in (together.out_dir / SAMPLES_NAME).iterdir()] == ["step-000003.png"]
     card = {"name": "demo", "version": "1", "default_steps": 4, "default_guidance": 2.0}
-    export_bundle(together.checkpoint, tmp_path / "autoencoder", tmp_path / "bundle", **card)
+    export_bundle(together.checkpoint, tiny_autoencoder, tmp_path / "bundle", **card)
 
 
 @SHARDING
@@ -101,7 +87,7 @@ def test_the_autoencoder_whose_loss_looks_at_the_whole_batch(world, tmp_path, is
         checkpoint_every=3,
         device="cpu",
     )
-    train_autoencoder(alone, report=lambda line: None)
+    train_autoencoder(alone, report=be_quiet)
     together = replace(alone, out_dir=tmp_path / "together", is_sharded=is_sharded)
     train_in_two_processes(together)
     assert_same_curve(together, alone)
