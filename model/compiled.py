@@ -125,10 +125,12 @@ def load_compiled(path: Path, target: CompileTarget, network: FusedEMMDiT) -> Fo
     index = torch.device(target.device).index
     try:
         package = torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index)
-        weights = network.state_dict()
-        package.load_constants(
-            {name: weights[name] for name in package.get_constant_fqns()}, check_full_update=True, user_managed=True
-        )
+        weights, names = network.state_dict(), package.get_constant_fqns()
+        if inlined := sorted(set(weights) - set(names)):  # Inductor writes vectors of up to eight values into the code
+            raise CompileError(
+                f"{path} holds values of its own instead of {', '.join(inlined)}: too short to be weights"
+            )
+        package.load_constants({name: weights[name] for name in names}, check_full_update=True, user_managed=True)
     except (RuntimeError, OSError, KeyError) as error:
         raise CompileError(f"{path} can't be loaded: {error}") from error
     compiled = cast(Forward, package)

@@ -13,19 +13,20 @@ from model.fused import FusedEMMDiT
 from model.transformer import EMMDiT
 from tests.support.tiny_bundle import TINY_CONFIG
 
-TARGET = CompileTarget(TINY_CONFIG, 8, 8, "float32", "cpu")
+CONFIG = replace(TINY_CONFIG, in_channels=16)  # with eight or fewer Inductor would write the last bias into the code
+TARGET = CompileTarget(CONFIG, 8, 8, "float32", "cpu")
 COMPILE_TIMEOUT_S = 600
 
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return FusedEMMDiT(EMMDiT(TINY_CONFIG).eval().requires_grad_(False))
+    return FusedEMMDiT(EMMDiT(CONFIG).eval().requires_grad_(False))
 
 
 def inputs(num_rows):
     generator = torch.Generator().manual_seed(num_rows)
-    latents = torch.randn(num_rows, TINY_CONFIG.in_channels, 8, 8, generator=generator)
-    text = torch.randn(num_rows, TINY_CONFIG.num_text_tokens, TINY_CONFIG.caption_channels, generator=generator)
+    latents = torch.randn(num_rows, CONFIG.in_channels, 8, 8, generator=generator)
+    text = torch.randn(num_rows, CONFIG.num_text_tokens, CONFIG.caption_channels, generator=generator)
     return latents, text, torch.linspace(1000, 1, num_rows)
 
 
@@ -50,7 +51,7 @@ class Package:
 
 def test_a_package_is_named_after_everything_that_its_code_depends_on(monkeypatch):
     names = [TARGET.file_name]
-    for changes in ({"width": 12}, {"dtype": "bfloat16"}, {"config": replace(TINY_CONFIG, mlp_ratio=4)}):
+    for changes in ({"width": 12}, {"dtype": "bfloat16"}, {"config": replace(CONFIG, mlp_ratio=4)}):
         names.append(replace(TARGET, **changes).file_name)
     monkeypatch.setattr(torch, "__version__", "9.9.9")
     names.append(TARGET.file_name)
@@ -95,6 +96,15 @@ def test_a_package_is_given_the_networks_own_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, device_index: package)
     assert load_compiled(tmp_path, TARGET, ours) is package
     assert all(package.weights[name].data_ptr() == value.data_ptr() for name, value in ours.state_dict().items())
+
+
+def test_a_package_that_holds_values_of_its_own_is_refused(tmp_path, monkeypatch):
+    package = Package(network())
+    names = package.get_constant_fqns()
+    package.get_constant_fqns = lambda: [name for name in names if name != "proj_out.bias"]
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, device_index: package)
+    with pytest.raises(CompileError, match=r"values of its own instead of proj_out\.bias"):
+        load_compiled(tmp_path, TARGET, network())
 
 
 def test_a_package_with_other_numbers_than_the_networks_is_refused(tmp_path, monkeypatch):
