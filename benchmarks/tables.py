@@ -150,6 +150,30 @@ def overhead_section(result: Result) -> str:
     )
 
 
+def trace_section(result: Result) -> str:
+    """One run of benchmarks.trace."""
+    runs = {"as it is": result["as_it_is"], "compiled": result["compiled"]}
+    stages = [
+        [stage, *(f"{run['stages'][stage]:.1%}" for run in runs.values())] for stage in runs["compiled"]["stages"]
+    ]
+    seconds = [run["duration_s"] / run["num_forwards"] * 1000 for run in runs.values()]
+    stages.append(["**a round, ms**", *(f"{each:.0f}" for each in seconds)])
+    operations = [
+        [label, operation["name"], f"{operation['share']:.1%}", f"{operation['calls_per_forward']:.0f}"]
+        for label, run in runs.items()
+        for operation in run["operations"][:8]
+    ]
+    rows = ", ".join(f"{run['rows_per_forward']:.1f} ({label})" for label, run in runs.items())
+    return "\n\n".join(
+        (
+            f"{result['model']}; rows of a forward: {rows}.",
+            table(("stage of the engine's thread", *runs), stages),
+            table(("network", "operation, without what it calls", "share", "calls a forward"), operations),
+            measured_on(result),
+        )
+    )
+
+
 def peers_section(result: Result) -> str:
     """One run of benchmarks.peers.run."""
     rows = []
@@ -181,6 +205,7 @@ SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "engine-demo": ("engine-demo.json", "python -m benchmarks.engine --model demo", engine_section),
     "engine-full": ("engine-full.json", "make bench-full", engine_section),
     "engine-gpu": ("engine-gpu.json", "make bench-gpu", engine_section),
+    "trace": ("trace-demo.json", "python -m benchmarks.trace", trace_section),
     "overhead": ("overhead.json", "python -m benchmarks.overhead", overhead_section),
     "peers": ("peers.json", "python -m benchmarks.peers.run --python PYTHON", peers_section),
 }
