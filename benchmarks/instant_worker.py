@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from model import loading
 from model.bundle import Bundle
+from model.compiled import CompileTarget
 from model.config import ModelCard
 from model.engine import Engine
 from model.loading import LoadedEngines
@@ -72,12 +73,16 @@ class InstantEngine:
         on_progress()
         return [self._picture] * len(samples)
 
+    def compile_targets(self) -> list[CompileTarget]:
+        """See Engine."""
+        return []
+
     def memory_bytes(self) -> dict[str, int]:
         """See Engine."""
         return {}
 
 
-def _load_instantly(bundles: Sequence[Bundle], *_: object) -> LoadedEngines:
+def _load_instantly(bundles: Sequence[Bundle], *_: object, **options: object) -> LoadedEngines:
     engines = {bundle.card.name: InstantEngine(bundle.card) for bundle in bundles}
     return LoadedEngines(cast(dict[str, Engine], engines), (), {})
 
