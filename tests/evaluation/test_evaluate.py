@@ -41,10 +41,14 @@ class ScriptedJudge:
         return [(Detection("cat", "red", (0.2, 0.2, 0.8, 0.8), 0.9),) for _ in pictures]
 
 
-@pytest.fixture
-def jury():
+def make_jury():
     published = {"real": {"overall": 0.98}, "shuffled": {"overall": 0.02}}
     return Jury(ScriptedJudge(), Thresholds(), "scripted 1", published)
+
+
+@pytest.fixture
+def jury():
+    return make_jury()
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +68,13 @@ def engine_and_run(bundle, prompts):
     return open_run(bundle, prompts, OPTIONS)
 
 
-@pytest.fixture
-def evaluation(engine_and_run, jury):
-    return evaluate(*engine_and_run, jury)
+@pytest.fixture(scope="module")
+def evaluation(engine_and_run):
+    return evaluate(*engine_and_run, make_jury())
 
 
-def test_every_prompt_is_drawn_judged_and_counted(evaluation, jury):
+def test_every_prompt_is_drawn_judged_and_counted(engine_and_run, jury):
+    evaluation = evaluate(*engine_and_run, jury)
     assert [picture.verdict.is_correct for picture in evaluation.pictures] == [True, False, True, False, False]
     assert evaluation.scores.tasks["single_object"].share == 0.5
     assert evaluation.scores.overall == pytest.approx((1 / 2 + 1 / 3) / 2)

@@ -26,7 +26,7 @@ def judge():
 @pytest.fixture(scope="module")
 def scenes():
     world = EmojiWorld(CLASSES, size=128, seed=21)
-    return [world.scene(index) for index in range(60)]
+    return [world.scene(index) for index in range(40)]
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderDC
 from transformers import Dinov2Config, Dinov2Model
 
-from model.training.dataset import load_dataset, render_dataset
+from model.training import dataset
 from model.training.denoiser_trainer import DenoiserTrainConfig
 from model.training.world import EmojiWorld
 from tests.support.tiny_bundle import TINY_AUTOENCODER
@@ -37,9 +39,16 @@ class StopAfter:
         return self.left <= 0
 
 
-def render_quietly(world: EmojiWorld, num_scenes: int, folder: Path) -> Path:
-    """A rendered dataset, made in this process."""
-    return render_dataset(world, num_scenes, folder, num_workers=1, report=be_quiet)
+def render_quietly(world: EmojiWorld, num_scenes: int, folder: Path, report: Callable[[str], None] = be_quiet) -> Path:
+    """A rendered dataset, made by a thread of this process: a process of its own would take longer to start."""
+
+    def threads(num_workers: int, context: object, initializer: Any, initargs: Any) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(num_workers, initializer=initializer, initargs=initargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "ProcessPoolExecutor", threads)
+        patch.setattr(dataset, "_worlds", [])  # one a process
+        return dataset.render_dataset(world, num_scenes, folder, num_workers=1, report=report)
 
 
 def write_tiny_autoencoder(folder: Path, **changes: Any) -> Path:
@@ -56,9 +65,9 @@ def write_tiny_dinov2(folder: Path, **changes: int) -> Path:
     return folder
 
 
-def tiny_denoiser(dataset: Path, folder: Path, **changes: Any) -> DenoiserTrainConfig:
-    """A denoiser's run on `dataset` with made-up latents (4, 8, 8), written to `folder`: no picture is looked at."""
-    shape = (len(load_dataset(dataset).pixels), 4, 8, 8)
+def tiny_denoiser(scenes: Path, folder: Path, **changes: Any) -> DenoiserTrainConfig:
+    """A denoiser's run on a dataset with made-up latents (4, 8, 8), written to `folder`: no picture is looked at."""
+    shape = (len(dataset.load_dataset(scenes).pixels), 4, 8, 8)
     np.save(folder / "latents.npy", np.random.default_rng(0).normal(size=shape).astype(np.float16))
     settings = {
         "num_attention_heads": 2,
@@ -73,5 +82,5 @@ def tiny_denoiser(dataset: Path, folder: Path, **changes: Any) -> DenoiserTrainC
         "report_every": 1,
         "device": "cpu",
     }
-    places = {"dataset": dataset, "latents": folder / "latents.npy", "out_dir": folder / "out"}
+    places = {"dataset": scenes, "latents": folder / "latents.npy", "out_dir": folder / "out"}
     return DenoiserTrainConfig(**{**places, **settings, **changes})

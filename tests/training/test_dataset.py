@@ -5,12 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from model.training.dataset import CHUNK_SCENES, load_dataset, load_records, render_dataset
+from model.training import dataset as rendering
+from model.training.dataset import load_dataset, load_records, render_dataset
 from model.training.world import EmojiWorld
-from tests.support.trainer_runs import render_quietly
+from tests.support.trainer_runs import be_quiet, render_quietly
 
 OBJECTS = ("apple", "car", "cat")
-NUM_SCENES = CHUNK_SCENES + 20
+CHUNK_SCENES, NUM_SCENES = 20, 25
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_chunks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendering, "CHUNK_SCENES", CHUNK_SCENES)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +37,11 @@ def test_pixels_and_captions_are_the_worlds_own(folder):
         assert records[index].objects == tuple((thing.name, thing.color, thing.box) for thing in scene.objects)
 
 
+def test_processes_of_their_own_render_the_same(folder, tmp_path):
+    render_dataset(EmojiWorld(OBJECTS, 16, 5), 3, tmp_path, num_workers=1, report=be_quiet)
+    assert np.array_equal(load_dataset(tmp_path).pixels, load_dataset(folder).pixels[:3])
+
+
 def test_the_caption_file_has_one_json_line_for_every_scene(folder):
     lines = (folder / "captions.jsonl").read_text().splitlines()
     assert len(lines) == NUM_SCENES
@@ -43,7 +56,7 @@ def test_a_rendering_that_was_stopped_goes_on_and_ends_up_the_same(folder, tmp_p
     first_part = (folder / "captions.parts" / "000000.jsonl").read_text()
     (tmp_path / "captions.parts" / "000000.jsonl").write_text(first_part)
     reports = []
-    render_dataset(EmojiWorld(OBJECTS, 16, 5), NUM_SCENES, tmp_path, num_workers=1, report=reports.append)
+    render_quietly(EmojiWorld(OBJECTS, 16, 5), NUM_SCENES, tmp_path, reports.append)
     assert len(reports) == 1
     resumed = np.load(tmp_path / "pixels.npy")
     assert np.array_equal(resumed[CHUNK_SCENES:], whole[CHUNK_SCENES:])

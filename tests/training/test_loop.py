@@ -1,9 +1,11 @@
 """The training loop: schedules, parts, what is logged; a kill changes nothing, and several processes train as one."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -14,10 +16,9 @@ from model.training.checkpoints import read_meta
 from model.training.devices import open_place
 from model.training.loop import LoopOptions, TrainingLoop
 from model.training.tracking import CURVE_NAME, LOGS_NAME, read_curve
-from tests.support.processes import ENVIRONMENT, run_all
+from tests.support.processes import ENVIRONMENT
 from tests.support.tiny_training import TinySettings, build, train
 
-PROGRAM = "tests.support.tiny_training"
 # Sums of float32 in another order; AdamW divides by what may be small.
 TOLERANCE = 1e-4
 
@@ -30,6 +31,27 @@ def undisturbed(tmp_path_factory):
     return curve_of(settings)
 
 
+@pytest.fixture(scope="module")
+def forker():
+    """The program that forks trainings, as its input and its output."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.tiny_training"],
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        try:
+            yield process.stdin, process.stdout
+            process.stdin.close()
+            assert process.wait(60) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def curve_of(settings):
     return list(read_curve(settings.out_dir / CURVE_NAME))
 
@@ -40,13 +62,14 @@ def figures(curve):
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_process_goes_on_as_if_it_had_not_been(tmp_path, undisturbed):
+def test_a_killed_process_goes_on_as_if_it_had_not_been(forker, tmp_path, undisturbed):
     settings = TinySettings(tmp_path)
-    command = [sys.executable, "-m", PROGRAM, str(tmp_path), "9:hang"]
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "hanging\n"
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    orders, answers = forker
+    orders.write(f"1 {tmp_path} 9:hang\n")
+    word, pid = answers.readline().split()
+    assert word == "hanging"
+    os.kill(int(pid), signal.SIGKILL)
+    assert answers.readline() == f"ended -{signal.SIGKILL:d}\n"
     assert read_meta(settings.checkpoint)["step"] == 5
     assert [point.step for point in curve_of(settings)] == [2, 4, 6, 8]
     train(settings)
@@ -54,11 +77,11 @@ def test_a_killed_process_goes_on_as_if_it_had_not_been(tmp_path, undisturbed):
 
 
 @pytest.mark.timeout(300)
-def test_two_processes_by_ddp_then_fsdp_then_one_alone_train_as_one(tmp_path, undisturbed):
+def test_two_processes_by_ddp_then_fsdp_then_one_alone_train_as_one(forker, tmp_path, undisturbed):
     settings = TinySettings(tmp_path)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command = [*launch, PROGRAM, str(tmp_path), "5", "9:sharded"]
-    run_all(command, timeout_s=280)
+    orders, answers = forker
+    orders.write(f"2 {tmp_path} 5 9:sharded\n")
+    assert answers.readline() == "ended 0\n"
     assert read_meta(settings.checkpoint)["step"] == 9
     train(settings)
     for point, expected in zip(curve_of(settings), undisturbed, strict=True):

@@ -14,17 +14,12 @@ from model.params import GenerationParams
 from model.training.adapted_bundle import write_adapted_bundle
 from model.training.lora import LowRankAdapter, save_adapter, velocity
 from model.weights import load_transformer
-from tests.support.tiny_bundle import TINY_CONFIG, write_tiny_bundle
+from tests.support.tiny_bundle import TINY_CONFIG
 
 
-@pytest.fixture
-def base(tmp_path):
-    return write_tiny_bundle(tmp_path / "tiny")
-
-
-@pytest.fixture
-def network(base):
-    return load_transformer(base.parts.transformer, TINY_CONFIG)
+@pytest.fixture(scope="module")
+def network(tiny_bundle):
+    return load_transformer(tiny_bundle.parts.transformer, TINY_CONFIG)
 
 
 @pytest.fixture
@@ -36,6 +31,12 @@ def trained(network):
         for up in adapter.ups:
             up.copy_(torch.randn(up.shape, generator=source) * 0.05)
     return adapter
+
+
+@pytest.fixture
+def base(tiny_bundle, tmp_path):
+    """A copy of one's own, to be moved."""
+    return read_bundle(shutil.copytree(tiny_bundle.folder, tmp_path / "tiny"))
 
 
 def some_velocity(network, weights):
@@ -51,10 +52,10 @@ def test_an_adapter_covers_every_attention_projection_and_changes_nothing_at_fir
     assert torch.equal(some_velocity(network, adapter.merged(network)), some_velocity(network, {}))
 
 
-def test_the_saved_adapter_merges_to_the_velocity_it_was_trained_with(base, network, trained, tmp_path):
+def test_the_saved_adapter_merges_to_the_velocity_it_was_trained_with(tiny_bundle, network, trained, tmp_path):
     save_adapter(trained, tmp_path / "adapter")
     assert read_adapter_config(tmp_path / "adapter").scaling == 2.0
-    merged = load_transformer(base.parts.transformer, TINY_CONFIG, adapter=tmp_path / "adapter")
+    merged = load_transformer(tiny_bundle.parts.transformer, TINY_CONFIG, adapter=tmp_path / "adapter")
     expected = some_velocity(network, trained.merged(network))
     assert not torch.allclose(expected, some_velocity(network, {}), atol=1e-2)
     # The file is float16.

@@ -50,6 +50,13 @@ def test_every_sprite_draws_something_and_is_cropped_to_it():
         assert all(edge.any() for edge in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
 
 
+def test_most_pairs_of_an_object_and_a_colour_pass_the_strict_check():
+    sheet = SpriteSheet(side=48)
+    counts = [len(sheet.colors(name)) for name in object_names()[::8]]
+    assert 0.80 <= sum(counts) / (10 * len(counts)) <= 0.97
+
+
+@pytest.mark.slow
 def test_most_of_the_800_object_and_colour_pairs_pass_the_strict_check():
     sheet = SpriteSheet(side=48)
     passing = {name: sheet.colors(name) for name in object_names()}
