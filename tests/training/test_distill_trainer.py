@@ -119,6 +119,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(config, tmp_path):
     assert chunks == [f"{index:06d}.npy" for index in range(4)]  # two of the teacher's, two of its own
 
 
+@pytest.mark.slow
 def test_a_run_can_be_stopped_while_the_teacher_is_still_drawing_and_draws_no_chunk_twice(config):
     config, lines = replace(config, max_steps=1), []
     assert train_distill(config, report=lines.append, should_stop=lambda: len(lines) == 2) is None

@@ -99,6 +99,7 @@ def test_features_that_do_not_fit_are_refused(tmp_path):
         open_features(tmp_path / "few.npy", np.arange(3))
 
 
+@pytest.mark.slow
 def test_a_run_without_features_goes_on_with_them_and_back(config, label_file):
     lines = []
     train_denoiser(replace(config, max_steps=2), report=lines.append)

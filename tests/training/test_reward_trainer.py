@@ -83,6 +83,7 @@ def test_a_reward_rises_where_pictures_can_earn_it(config, model):
     assert tuning.validate().rewards.mean().item() > before + 0.5 * curve[0]["spread"]
 
 
+@pytest.mark.slow
 def test_the_pull_keeps_velocities_near_the_base(config, model):
     drifts = []
     for pull_weight in (0.0, 1.0):
