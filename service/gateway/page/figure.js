@@ -53,7 +53,9 @@ export class Figure {
     this.#say(text);
   }
 
-  showPreview(url) {
+  // `width` is the preview's own, in pixels: how large each of them is on the screen decides the blur.
+  showPreview(url, width) {
+    this.plate.style.setProperty("--pixel", `${this.plate.clientWidth / width}px`);
     this.#crossFade(url, "preview");
   }
 

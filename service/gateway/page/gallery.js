@@ -52,6 +52,7 @@ export class Gallery {
     for (const figure of figures) this.#figures.set(figure.element, figure);
     this.#latest.prepend(...figures.map((figure) => figure.element));
     this.#tidy();
+    showWhereHidden(figures[0].frame);
     return figures;
   }
 
@@ -210,6 +211,13 @@ export class Gallery {
     }
     event.preventDefault();
   }
+}
+
+// On a phone the wall lies under the desk: what was asked for would form unseen.
+function showWhereHidden(frame) {
+  if (frame.getBoundingClientRect().top < innerHeight * 0.75) return;
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  frame.scrollIntoView({ behavior: isCalm ? "auto" : "smooth", block: "start" });
 }
 
 // The frame above or below: in the nearest row in that direction, the one whose middle is nearest.

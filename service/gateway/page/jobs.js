@@ -160,11 +160,11 @@ export class Jobs {
     }
   }
 
-  #onPreview(job, { index, step, num_steps: numSteps, content_type: type, b64_json: data }) {
+  #onPreview(job, { index, step, num_steps: numSteps, width, content_type: type, b64_json: data }) {
     const figure = job.figures[index];
     if (figure.isFinished || job.isCancelling) return;
     job.steps[index] = Math.max(job.steps[index], step);
-    figure.showPreview(`data:${type};base64,${data}`);
+    figure.showPreview(`data:${type};base64,${data}`, width);
     figure.showProgress(step / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${step} of ${numSteps} `).trim());
   }
 

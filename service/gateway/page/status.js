@@ -47,7 +47,7 @@ export class Status {
     const model = models.find(({ id }) => id === this.#chosen()) ?? models[0];
     const parts = [model.is_ready ? counted(model.num_workers, "worker") : "No worker yet; what you ask for waits for one"];
     if (load) {
-      parts.push(load.numRunning > 0 ? `drawing for ${load.numRunning}` : "idle");
+      parts.push(load.numRunning > 0 ? `${load.numRunning} being drawn` : "idle");
       if (load.numWaiting > 0) parts.push(`${load.numWaiting} waiting`);
       if (load.perMinute > 0) parts.push(`${counted(load.perMinute, "picture")} a minute`);
     }
