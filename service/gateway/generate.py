@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -21,12 +23,14 @@ from service.gateway.admission import (
 )
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.events import event_stream, event_stream_response
 from service.gateway.jobs import describe, poll_headers
+from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
 from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
 from service.gateway.waiters import Watch
-from service.jobs import Job, JobState, JobStatus
+from service.jobs import Job, JobState, JobStatus, WatchLevel
 
 router = APIRouter()
 
@@ -44,7 +48,7 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}},
+            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}, MediaType.EVENTS: {}},
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -61,7 +65,7 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     try:
         fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
-        job, media_type = _admit(request, gateway, fields, owner)
+        job, media_type = _admit(request, gateway, fields, owner, is_async=is_async)
         watch, position = await submit(gateway, job)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
@@ -70,7 +74,11 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     log_accepted(request, job)
     if is_async:
         return await _accepted(gateway, job, position)
+    if media_type is MediaType.EVENTS:
+        return event_stream_response(_events_while_wanted(gateway, job, began_at), job.id)
     try:
+        if media_type is MediaType.MULTIPART:
+            return await multipart_response(request, gateway, job, began_at)
         return await _finished(request, gateway, watch, media_type, began_at)
     except EmmditError as error:
         response = error_response(error, request.state.request_id)
@@ -91,13 +99,32 @@ async def _finished(
     return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
 
 
-def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, MediaType]:
+def _admit(
+    request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str, *, is_async: bool
+) -> tuple[Job, MediaType]:
     """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
     body = gateway.validator.parse(fields)
     job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
     media_type = choose_media_type(request.headers.get("accept"), job.num_images)
     refuse_impossible(gateway, job)
+    if not is_async and media_type is MediaType.EVENTS:
+        job = replace(job, watch_level=WatchLevel.PREVIEWS)
+    elif not is_async and media_type is MediaType.MULTIPART:
+        job = replace(job, watch_level=max(job.watch_level, WatchLevel.PICTURES))
     return job, media_type
+
+
+async def _events_while_wanted(gateway: Gateway, job: Job, began_at: float) -> AsyncGenerator[bytes, None]:
+    """The job's events. A client that hangs up has some seconds to come back, then the job is cancelled."""
+    has_ended = False
+    try:
+        async with aclosing(event_stream(gateway, job.id, job.owner, began_at_s=began_at)) as events:
+            async for chunk in events:
+                yield chunk
+        has_ended = True
+    finally:
+        if not has_ended:
+            gateway.abandoned.note(job)
 
 
 async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
