@@ -192,8 +192,9 @@ export class Jobs {
   }
 
   #onError(job, { error, job: body }) {
-    if (body.state === "cancelled") this.#announce("Cancelled.");
-    else this.#ended(job, body.state === "expired" ? "A picture took too long." : "A picture could not be drawn.", error.message);
+    const state = body?.state; // none where the server could not say more than what is wrong
+    if (state === "cancelled") this.#announce("Cancelled.");
+    else this.#ended(job, state === "expired" ? "A picture took too long." : "A picture could not be drawn.", error.message);
   }
 
   #fail(job, error) {
