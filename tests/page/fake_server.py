@@ -58,6 +58,7 @@ class FakeJob:
     state: str = "queued"
     step: int = 0
     events: list = field(default_factory=list)
+    drawing: asyncio.Task | None = None
 
     @property
     def num_steps(self):
@@ -104,6 +105,7 @@ class FakeServer:
         self.jobs = {}
         self.keys = {}
         self.calls = []
+        self.resumed_after = []
         self.app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         self.app.include_router(webpage.router)
         self.app.middleware("http")(self._guard)
@@ -139,19 +141,27 @@ class FakeServer:
         if self.behaviour.num_refusals > 0:
             self.behaviour.num_refusals -= 1
             seconds = self.behaviour.retry_after_s
-            return refusal(429, "rate_limit_exceeded", "the queue is full: 64 of 64 jobs", {"Retry-After": str(seconds)})
+            return refusal(
+                429, "rate_limit_exceeded", "the queue is full: 64 of 64 jobs", {"Retry-After": str(seconds)}
+            )
         if body["prompt"] == "refused":
             return refusal(400, "invalid_value", "guidance_scale: 9 is not allowed", param="guidance_scale")
         if key not in self.keys:
             job = FakeJob(f"{len(self.jobs) + 1:032x}", body)
             self.keys[key] = job.id
             self.jobs[job.id] = job
-            asyncio.get_running_loop().create_task(self._draw(job), name=job.id)
-        return JSONResponse(self.jobs[self.keys[key]].describe(), status_code=202)
+            job.events.append(("job", job.describe()))
+        job = self.jobs[self.keys[key]]
+        self._go_on(job)
+        return JSONResponse(job.describe(), status_code=202)
+
+    def _go_on(self, job):
+        """Draw it, unless it is being drawn: what a server that has come back does for those it had under way."""
+        if job.drawing is None or job.drawing.get_loop() is not asyncio.get_running_loop():
+            job.drawing = asyncio.create_task(self._draw(job))
 
     async def _draw(self, job):
-        job.events.append(("job", job.describe()))
-        while self.behaviour.is_held:
+        while self.behaviour.is_held:  # noqa: ASYNC110  the test's own thread changes it
             await asyncio.sleep(0.02)
         while job.state in {"queued", "running"} and job.step < job.num_steps:
             await asyncio.sleep(self.behaviour.step_s)
@@ -198,7 +208,9 @@ class FakeServer:
             return refusal(404, "not_found", "no route")
         if job_id not in self.jobs:
             return refusal(404, "job_not_found", "no such job")
+        self._go_on(self.jobs[job_id])
         after = int(request.headers.get("last-event-id", 0))
+        self.resumed_after.append(after)
         return StreamingResponse(self._stream(self.jobs[job_id], after), media_type="text/event-stream")
 
     async def _stream(self, job, place):
@@ -238,4 +250,3 @@ def listening(fake, port=0):
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive(), "the server did not stop"
-
