@@ -26,7 +26,7 @@ export class Gallery {
     }
     // What is done with a picture is seen on the wall, so the viewer makes way for it.
     const closing = Object.fromEntries(
-      Object.entries(this.#handlers).map(([name, run]) => [name, (picture) => (viewer.close(), run(picture))]),
+      Object.entries(this.#handlers).map(([name, run]) => [name, (picture) => viewer.close(() => run(picture))]),
     );
     viewer.connect({
       neighbour: (picture, by) => this.#neighbour(picture, by),

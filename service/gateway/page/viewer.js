@@ -10,6 +10,7 @@ export class Viewer {
   #later = document.getElementById("viewer-later");
   #picture = null;
   #wall = null;
+  #afterwards = () => {};
 
   constructor() {
     this.#earlier.addEventListener("click", () => this.#turn(-1));
@@ -22,7 +23,11 @@ export class Viewer {
     this.#dialog.addEventListener("click", (event) => {
       if (event.target === this.#dialog) this.#dialog.close(); // beside the sheet
     });
-    this.#dialog.addEventListener("close", () => this.#wall.onClose(this.#picture));
+    this.#dialog.addEventListener("close", () => {
+      this.#wall.onClose(this.#picture);
+      this.#afterwards();
+      this.#afterwards = () => {};
+    });
   }
 
   // `wall` knows the neighbours of a picture, what can be done with it, and what has the focus afterwards.
@@ -35,7 +40,9 @@ export class Viewer {
     this.#dialog.showModal();
   }
 
-  close() {
+  // What comes `afterwards` may take the focus elsewhere.
+  close(afterwards = () => {}) {
+    this.#afterwards = afterwards;
     this.#dialog.close();
   }
 
