@@ -213,9 +213,10 @@ export class Gallery {
   }
 }
 
-// On a phone the wall lies under the desk: what was asked for would form unseen.
+// On a phone the wall lies under the desk, and a long wall may be turned to its end: what was asked for would form unseen.
 function showWhereHidden(frame) {
-  if (frame.getBoundingClientRect().top < innerHeight * 0.75) return;
+  const { top } = frame.getBoundingClientRect();
+  if (top >= 0 && top < innerHeight * 0.75) return;
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   frame.scrollIntoView({ behavior: isCalm ? "auto" : "smooth", block: "start" });
 }

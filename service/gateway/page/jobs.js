@@ -60,7 +60,7 @@ export class Jobs {
       isCancelling: false,
       hasSaidHalf: false,
     };
-    for (const figure of job.figures) figure.onCancel(note.n > 1 ? `Cancel all ${note.n}` : "Cancel", () => this.#cancel(job));
+    for (const figure of job.figures) figure.onCancel(cancelLabel(note.n), () => this.#cancel(job));
     this.#jobs.push(job);
     this.#remember();
     this.#run(job);
@@ -244,6 +244,10 @@ export class Jobs {
 
 function unfinished(job) {
   return job.figures.filter((figure) => !figure.isFinished);
+}
+
+function cancelLabel(n) {
+  return n === 1 ? "Cancel" : n === 2 ? "Cancel both" : `Cancel all ${n}`;
 }
 
 function place(position) {
