@@ -91,6 +91,7 @@ class Behaviour:
     num_refusals: int = 0  # of the next submissions, with 429
     retry_after_s: float = 2
     key: str = ""  # asked for where it is not empty
+    accept_s: float = 0.0
     step_s: float = 0.02
     is_held: bool = False  # jobs stay where they are
     has_events: bool = True
@@ -137,6 +138,7 @@ class FakeServer:
 
     async def _generate(self, request: Request):
         body = await request.json()
+        await asyncio.sleep(self.behaviour.accept_s)
         key = request.headers["idempotency-key"]
         if self.behaviour.num_refusals > 0:
             self.behaviour.num_refusals -= 1
