@@ -18,6 +18,7 @@ from torch import Tensor
 from model.autoencoder import Autoencoder
 from model.bundle import name_preview, read_bundle
 from model.engine import choose_device, choose_dtype
+from model.errors import BundleError
 from model.preview import PREVIEW_NAME, Previews, Projection
 from model.preview_fit import PREVIEW_SCALE, RidgeFit, downscaled
 from model.training.recolor import ByteArray
@@ -100,11 +101,14 @@ def fit_preview(config: PreviewConfig, *, report: Callable[[str], None] = print)
         fallback.learn(one[None], picture[None])
     learnt_db = _mean_psnr(fallback, held_out)
     path = bundle.folder / PREVIEW_NAME
-    Projection(*fit.solve()).save(path)
+    try:
+        Projection(*fit.solve()).save(path)
+        name_preview(bundle, PREVIEW_NAME)
+    except OSError as error:
+        raise BundleError(f"{path}: can't be written: {error}") from error
     fitted = Previews(autoencoder.num_channels)
     fitted.given = Projection.load(path, autoencoder.num_channels)  # as it will be: rounded to float16
     fitted_db = _mean_psnr(fitted, held_out)
-    name_preview(bundle, PREVIEW_NAME)
     figures = PreviewReport(num_done - len(held_out), len(held_out), fitted_db, grey_db, learnt_db)
     report("\n".join((*figures.lines(), f"written: {path}, {path.stat().st_size:,} bytes")))
     return figures
