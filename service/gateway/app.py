@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import events, generate, health, jobs, models
+from service.gateway import events, generate, health, jobs, models, webpage
 from service.gateway.abandoned import Abandoned
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
@@ -30,7 +30,14 @@ from service.metrics import Metrics, software_version
 from service.queues import Queues
 from service.settings import Settings
 
-ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, events.router, models.router, health.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    generate.router,
+    jobs.router,
+    events.router,
+    models.router,
+    health.router,
+    webpage.router,
+)
 REAP_PERIOD_S = 1.0
 SWEEP_PERIOD_S = 60.0
 
