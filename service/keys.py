@@ -55,6 +55,14 @@ class QueueKeys:
         """The stream in which one gateway learns that jobs have ended."""
         return f"{self._prefix}inbox:{name}"
 
+    def owner_jobs(self, owner: str) -> str:
+        """The sorted set of one tenant's jobs, by the time they were accepted."""
+        return f"{self._prefix}owner_jobs:{owner}"
+
+    def idempotency(self, digest: str) -> str:
+        """The hash that remembers which job was accepted under a client's own key."""
+        return f"{self._prefix}idempotency:{digest}"
+
     def declare(self, listing: Sequence[str]) -> tuple[list[str], list[str]]:
         """From {id, inbox, ...}: the keys a script declares for these jobs, and its arguments {id, inbox key, ...}.
 

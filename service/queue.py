@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from service import queue_wire as wire
-from service.errors import ConfigurationError, JobNotFound, QueueFull, ServerOverloaded
-from service.jobs import Failed, Job, JobResult, JobStatus, decode_job, encode_result
+from service.errors import ConfigurationError, IdempotencyKeyReused, JobNotFound, QueueFull, ServerOverloaded
+from service.jobs import Failed, Job, JobResult, JobState, JobStatus, decode_job, encode_result
 from service.keys import QueueKeys
+from service.owner_jobs import newest_jobs
 from service.queue_server import CALL_BUDGET_S, MAX_BLOCK_S, SERVER_RETRY_AFTER_S, QueueServer, translated
 from service.queue_types import (
     HeartbeatReply,
+    IdempotencyKey,
     InboxEvent,
     JobProgress,
     QueueLimits,
@@ -32,6 +34,8 @@ MAX_MEMORY_RATIO = 0.8
 REAP_BATCH = 100
 MAX_ROUNDS = 5
 COMES_TOO_LATE = -2
+KEY_REUSED = -3
+KEY_KNOWN = -4
 
 
 class JobQueue:
@@ -68,27 +72,52 @@ class JobQueue:
             raise ConfigurationError(str(error)) from error
         return type(self)(self._server, keys, self.limits)
 
-    async def submit(self, job: Job) -> Submitted:
+    async def submit(self, job: Job, key: IdempotencyKey | None = None) -> Submitted:
         """Accept a job. Once this returns, the job reaches exactly one end, whatever happens to any process.
 
-        An id accepted before is left alone and reported as not new. Raises QueueFull (retry_after_s from the backlog
-        and the workers' measured rate), and ServerOverloaded also where the server is short of memory.
+        An id accepted before is left alone and reported as not new. So is a job that was accepted before under the same
+        `key`, as long as it can be read: it is reported in place of this one. Raises QueueFull (retry_after_s from the
+        backlog and the workers' measured rate), IdempotencyKeyReused, and ServerOverloaded also where the server is
+        short of memory.
+        """
+        gone = ""
+        for _ in range(MAX_ROUNDS):
+            outcome = await self._submit_once(job, key, gone)
+            if isinstance(outcome, Submitted):
+                return outcome
+            try:
+                earlier = await self.status(outcome, job.owner)
+            except JobNotFound:  # past its time, for good: the key may name another now
+                gone = outcome
+            else:
+                return Submitted(earlier.position or 0, is_new=False, earlier=earlier)
+        raise ServerOverloaded("too many requests with one key at a time", retry_after_s=SERVER_RETRY_AFTER_S)
+
+    async def keyed(self, key: IdempotencyKey, owner: str) -> JobStatus | None:
+        """The job that was accepted under this key; None where there is none, or it is past its time.
+
+        Raises IdempotencyKeyReused where the key was used for something else.
         """
         async with translated(CALL_BUDGET_S):
-            valid_until_ms = await self._server.valid_until_ms()
-            if self._server.memory_ratio > MAX_MEMORY_RATIO:
-                raise ServerOverloaded("the queue's server is short of memory", retry_after_s=SERVER_RETRY_AFTER_S)
-            arguments = wire.submit_arguments(job, self.limits, valid_until_ms)
-            outcome, *details = await self._run("submit", [self._keys.job(job.id)], *arguments)
-            if outcome >= 0:
-                return Submitted(position=details[0], is_new=bool(outcome))
-            if outcome == COMES_TOO_LATE:
-                raise self._server.too_late()
-            rates = [worker.rate_cost_per_s for worker in await self._live_workers()]
-        raise QueueFull(
-            f"the queue is full: {details[0]} jobs wait and {self.limits.capacity} may",
-            retry_after_s=retry_after_s(wire.from_ticks(details[1]), rates),
-        )
+            fingerprint, job_id = await self._commands.hmget(self._keys.idempotency(key.digest), "fingerprint", "job")
+        if fingerprint is None:
+            return None
+        if fingerprint != key.fingerprint:
+            raise _key_reused()
+        try:
+            return await self.status(job_id, owner)
+        except JobNotFound:
+            return None
+
+    async def jobs(
+        self, owner: str, *, limit: int, before: JobStatus | None = None, state: JobState | None = None
+    ) -> list[JobStatus]:
+        """The owner's jobs, newest first, at most `limit`: those older than `before`, and in `state` if one is named.
+
+        Only the newest thousand are known by owner.
+        """
+        async with translated(CALL_BUDGET_S):
+            return await newest_jobs(self._commands, self._keys, owner, limit=limit, before=before, state=state)
 
     # Pipelines here are no transactions: Redis refuses even reads within MULTI while it is over its memory limit.
 
@@ -270,6 +299,31 @@ class JobQueue:
     async def _run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:  # noqa: ANN401  (Lua's reply)
         return await self._server.run(name, (*self._keys.shared, *keys), *arguments)
 
+    async def _submit_once(self, job: Job, key: IdempotencyKey | None, gone: str) -> Submitted | str:
+        """What became of the job; or the id of another that was accepted under its key, unless that is `gone`."""
+        keys = [self._keys.job(job.id), self._keys.owner_jobs(job.owner)]
+        if key:
+            keys.append(self._keys.idempotency(key.digest))
+        async with translated(CALL_BUDGET_S):
+            valid_until_ms = await self._server.valid_until_ms()
+            if self._server.memory_ratio > MAX_MEMORY_RATIO:
+                raise ServerOverloaded("the queue's server is short of memory", retry_after_s=SERVER_RETRY_AFTER_S)
+            arguments = wire.submit_arguments(job, self.limits, valid_until_ms, key, gone)
+            outcome, *details = await self._run("submit", keys, *arguments)
+            if outcome >= 0:
+                return Submitted(position=details[0], is_new=bool(outcome))
+            if outcome == COMES_TOO_LATE:
+                raise self._server.too_late()
+            if outcome == KEY_REUSED:
+                raise _key_reused()
+            if outcome == KEY_KNOWN:
+                return str(details[0])
+            rates = [worker.rate_cost_per_s for worker in await self._live_workers()]
+        raise QueueFull(
+            f"the queue is full: {details[0]} jobs wait and {self.limits.capacity} may",
+            retry_after_s=retry_after_s(wire.from_ticks(details[1]), rates),
+        )
+
     async def _claim_once(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> list[Any]:
         async with translated(CALL_BUDGET_S):
             # A few more than asked for, since some may turn out to be past their deadline.
@@ -314,3 +368,7 @@ class JobQueue:
 
 def _job_not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"there is no job {job_id[:64]!r}")
+
+
+def _key_reused() -> IdempotencyKeyReused:
+    return IdempotencyKeyReused("this idempotency key was used for another request; allowed: a new one for each")

@@ -22,7 +22,7 @@ from service.jobs import (
     encode_job,
     encode_result,
 )
-from service.queue_types import JobProgress, QueueLimits, QueueStats, WorkerInfo
+from service.queue_types import IdempotencyKey, JobProgress, QueueLimits, QueueStats, WorkerInfo
 from service.records import from_fields, to_fields, to_json
 
 CANCELLED_QUEUED = encode_result(Cancelled("queued"))
@@ -48,7 +48,9 @@ def from_ticks(ticks: str | int | None) -> float:
     return int(ticks or 0) / 1000
 
 
-def submit_arguments(job: Job, limits: QueueLimits, valid_until_ms: int) -> list[str | int]:
+def submit_arguments(
+    job: Job, limits: QueueLimits, valid_until_ms: int, key: IdempotencyKey | None, gone: str
+) -> list[str | int]:
     """ARGV of submit.lua."""
     return [
         job.id,
@@ -62,6 +64,10 @@ def submit_arguments(job: Job, limits: QueueLimits, valid_until_ms: int) -> list
         job.params.num_forwards * job.num_images,
         limits.capacity,
         valid_until_ms,
+        to_ms(limits.result_ttl_s),
+        key.fingerprint if key else "",
+        gone,
+        to_ms(limits.idempotency_ttl_s),
     ]
 
 

@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     default_timeout_s: Seconds = Field(300.0, gt=0, description="Deadline of a request that names none.")
     max_timeout_s: Seconds = Field(3600.0, gt=0, description="Longest deadline that a request may name.")
     result_ttl_s: Seconds = Field(3600.0, gt=0, description="How long finished jobs and their pictures are kept.")
+    idempotency_ttl_s: Seconds = Field(
+        86400.0, gt=0, description="How long an Idempotency-Key is remembered after a job was accepted under it."
+    )
     no_worker_grace_s: Seconds = Field(
         60.0, ge=0, description="How long requests are still accepted after the last worker was seen alive."
     )
@@ -160,6 +163,7 @@ class Settings(BaseSettings):
             max_attempts=self.max_attempts,
             retry_delay_s=self.retry_delay_s,
             result_ttl_s=self.result_ttl_s,
+            idempotency_ttl_s=self.idempotency_ttl_s,
         )
 
 
