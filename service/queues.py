@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Self
 
 from service.errors import JobNotFound, ServerOverloaded
+from service.job_events import News
 from service.jobs import Job, JobState, JobStatus
 from service.owner_jobs import place_of
 from service.queue import JobQueue
@@ -94,6 +95,11 @@ class Queues(Mapping[str, JobQueue]):
         first, *others = self.values()
         await first.wait_for_work(timeout_s, others)
 
+    def news(self) -> News:
+        """Which watched jobs of any model have something to show, over one connection. The caller closes it."""
+        first, *others = (queue.events for queue in self.values())
+        return first.news(others)
+
     async def reap(self) -> ReapReport:
         """JobQueue.reap of every model."""
         return sum(await asyncio.gather(*(queue.reap() for queue in self.values())), ReapReport())
@@ -124,7 +130,7 @@ class Queues(Mapping[str, JobQueue]):
         """
         before = await self.status(after, owner) if after is not None else None
         pages = await asyncio.gather(
-            *(queue.jobs(owner, limit=limit + 1, before=before, state=state) for queue in self.values())
+            *(queue.owned.newest(owner, limit=limit + 1, before=before, state=state) for queue in self.values())
         )
         jobs = sorted((status for page in pages for status in page), key=place_of, reverse=True)
         return jobs[:limit], len(jobs) > limit

@@ -1,7 +1,7 @@
 -- Accepts a job, unless it was accepted before or the queue is full.
 -- KEYS: the job's hash, its owner's jobs, and the record of the client's own key where there is one.
--- ARGV: id, job, owner, inbox, priority, cost, rows, timeout, num_steps, capacity, valid_until, result_ttl, fingerprint,
--- gone, idempotency_ttl. `gone` is a job that the caller has looked for and not found: the key may name another now.
+-- ARGV: id, job, owner, inbox, priority, cost, rows, timeout, num_steps, capacity, valid_until, watch_level, result_ttl,
+-- fingerprint, gone, idempotency_ttl. `gone` is a job that the caller has looked for and not found: the key may name another now.
 -- Returns {1 new | 0 known | -1 full, position or number of waiting jobs, waiting_cost}; {-2} if it comes too late: its
 -- caller has given up and been told so; {-3} if the key was used for something else; {-4, id} if for another job.
 local id, job, owner, inbox = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -14,10 +14,10 @@ if redis.call('EXISTS', job_key) == 1 then
 end
 if key_record then
   local known = redis.call('HMGET', key_record, 'fingerprint', 'job')
-  if known[1] and known[1] ~= ARGV[13] then
+  if known[1] and known[1] ~= ARGV[14] then
     return {-3}
   end
-  if known[2] and known[2] ~= ARGV[14] then
+  if known[2] and known[2] ~= ARGV[15] then
     return {-4, known[2]}
   end
 end
@@ -34,6 +34,9 @@ end
 redis.call('HSET', job_key, 'job', job, 'owner', owner, 'state', 'queued', 'attempt', 0, 'failures', 0,
   'priority', priority, 'cost', cost, 'rows', ARGV[7], 'step', 0, 'num_steps', ARGV[9],
   'created', now, 'deadline', now + ARGV[8])
+if ARGV[12] ~= '0' then
+  redis.call('HSET', job_key, 'watched', ARGV[12])
+end
 if num_waiting == 0 then
   redis.call('DEL', TENANT_JOBS, TOTALS)
 end
@@ -63,13 +66,13 @@ end
 
 redis.call('ZADD', owner_jobs, now, id)
 redis.call('ZREMRANGEBYRANK', owner_jobs, 0, -MAX_OWNER_JOBS - 1)
-local listed_ms = ARGV[8] + ARGV[12] -- as long as this job can be read at most
+local listed_ms = ARGV[8] + ARGV[13] -- as long as this job can be read at most
 if redis.call('PTTL', owner_jobs) < listed_ms then
   redis.call('PEXPIRE', owner_jobs, string.format('%.0f', listed_ms))
 end
 if key_record then
-  redis.call('HSET', key_record, 'fingerprint', ARGV[13], 'job', id)
-  redis.call('PEXPIRE', key_record, ARGV[15])
+  redis.call('HSET', key_record, 'fingerprint', ARGV[14], 'job', id)
+  redis.call('PEXPIRE', key_record, ARGV[16])
 end
 enter_waiting(id, now, cost)
 enqueue(id, order)

@@ -112,7 +112,7 @@ async def test_the_index_is_bounded_and_drops_the_oldest(redis_url, raw):
         await queue.submit(job)
         assert await raw.zcard(PREFIX + "owner_jobs:ada") == 1000
         assert await raw.zrange(PREFIX + "owner_jobs:ada", -2, -1) == ["old-1099", job.id]
-        assert [status.job.id for status in await queue.jobs("ada", limit=10)] == [job.id]
+        assert [status.job.id for status in await queue.owned.newest("ada", limit=10)] == [job.id]
         assert await raw.zcard(PREFIX + "owner_jobs:ada") == 1
     finally:
         await queue.close()
