@@ -5,21 +5,51 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel
 
-from service.errors import DeadlineExceeded, EmmditError
+from service.errors import DeadlineExceeded, EmmditError, JobNotFound, ServerOverloaded
 from service.gateway.body import read_json_object
 from service.gateway.context import Gateway
+from service.gateway.idempotency import REPLAYED, key_of, refuse_under_way, with_seed_of
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.waiters import Watch
-from service.jobs import Job, JobStatus
+from service.jobs import Job, JobState, JobStatus
 
 logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it but the access log and the metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request's place at a job, which is its own, one that it shares, or an earlier one of its Idempotency-Key.
+
+    `status` is the job as it stood then, and `watch` waits for its end; an earlier job has none. A shared job is waited
+    for no longer than `within_s`, since the job's deadline is not this request's. A job that `is_kept` goes on without
+    its client.
+    """
+
+    status: JobStatus
+    watch: Watch | None
+    is_kept: bool
+    within_s: float | None = None
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the job was accepted for an earlier request with this one's key."""
+        return self.watch is None
+
+    @property
+    def kind(self) -> str:
+        """For the log."""
+        return "replayed" if self.is_replayed else "accepted" if self.within_s is None else "shared"
 
 
 async def read_fields(request: Request, gateway: Gateway) -> Mapping[str, Any]:
@@ -38,31 +68,119 @@ def refuse_impossible(gateway: Gateway, job: Job) -> None:
     workers.refuse_if_too_late(job)
 
 
-async def submit(gateway: Gateway, job: Job) -> tuple[Watch, int]:
-    """Put the job into the queue, watched from before; its position. Raises QueueFull or ServerOverloaded."""
+async def enter(
+    request: Request, gateway: Gateway, job: Job, asked: BaseModel, *, is_kept: bool, waits_for_end: bool
+) -> Entry:
+    """Find the request its job: an earlier one of its Idempotency-Key, one under way that it can share, or its own.
+
+    `asked` is the parsed body. With `is_kept` the job goes on whatever the client does; `waits_for_end` says that the
+    answer is the job's end and nothing before it. Raises what is wrong with the key, NoWorker, DeadlineExceeded,
+    QueueFull or ServerOverloaded.
+    """
+    key = key_of(request, job.owner, asked)
+    has_seed = getattr(asked, "seed", None) is not None
+    if key is not None:
+        job = job if has_seed else with_seed_of(key, job)
+        earlier = await gateway.queues.keyed(key, job.owner)
+        gateway.metrics.count_look_up("idempotency", is_hit=earlier is not None)
+        if earlier is not None:
+            return await _replay(gateway, earlier, waits_for_end=waits_for_end)
+    elif has_seed:
+        watch = gateway.sharing.join(job)
+        gateway.metrics.count_look_up("generation", is_hit=watch is not None)
+        if watch is not None:
+            return await _share(gateway, watch, job, is_kept=is_kept, waits_for_end=waits_for_end)
+    refuse_impossible(gateway, job)
+
     watch = gateway.waiters.watch(job)
+    if key is None and has_seed:
+        gateway.sharing.offer(watch)
     try:
-        submitted = await gateway.model_of(job).queue.submit(job)
-    except BaseException:  # a cancelled handler too: nobody will wait for this job
-        gateway.waiters.forget(watch)
+        submitted = await gateway.model_of(job).queue.submit(job, key)
+    except BaseException as error:  # a cancelled handler too: nobody will wait for this job
+        given_up = ServerOverloaded("the request that was to be answered together with this one was given up")
+        _forget(gateway, watch, error if isinstance(error, EmmditError) else given_up)
         raise
-    watch.is_submitted = True
-    return watch, submitted.position
+    if submitted.earlier is not None:  # the same request came at the same moment; nobody shares a job with a key
+        _forget(gateway, watch, JobNotFound(f"job {job.id} gave way to job {submitted.earlier.job.id}"))
+        return await _replay(gateway, submitted.earlier, waits_for_end=waits_for_end)
+    watch.accepted.set_result(submitted.position)
+    return Entry(_accepted_status(job, submitted.position), watch, is_kept=is_kept or key is not None)
 
 
-async def wait_unless_disconnected(request: Request, gateway: Gateway, watch: Watch) -> JobStatus | None:
-    """The job's end; None where the client has gone, in which case the job is cancelled."""
+async def wait_for_end(request: Request, gateway: Gateway, entry: Entry) -> JobStatus | None:
+    """The job's end; None where the client has gone. Raises DeadlineExceeded and what Waiters.wait does besides."""
+    if entry.watch is None:
+        return entry.status
     leaving = asyncio.ensure_future(_disconnect(request))
     try:
-        status = await gateway.waiters.wait(watch, unless=leaving)
+        status = await gateway.waiters.wait(entry.watch, unless=leaving, within_s=entry.within_s)
     except DeadlineExceeded:
-        await cancel(gateway, watch.job)
+        await leave(gateway, entry, JobState.EXPIRED)
         raise
     finally:
         leaving.cancel()
     if status is None:
-        await cancel(gateway, watch.job)
+        await leave(gateway, entry, JobState.CANCELLED)
     return status
+
+
+async def leave(gateway: Gateway, entry: Entry, outcome: JobState) -> None:
+    """The request wants its job no more: it is cancelled, unless it is to go on or somebody else wants it."""
+    if entry.watch is None or entry.is_kept:
+        return
+    if gateway.sharing.leave(entry.watch):
+        await _cancel(gateway, entry.watch.job)
+    else:
+        gateway.metrics.count_answer(entry.watch.job.model, outcome)
+
+
+def entry_headers(entry: Entry, status_code: int) -> dict[str, str]:
+    """What every answer says about where it comes from, errors too. Asking again would give a replayed error again."""
+    headers = {"X-Job-ID": entry.status.job.id}
+    if entry.is_replayed:
+        headers[REPLAYED] = "true"
+        if status_code >= 400:
+            headers["x-should-retry"] = "false"
+    return headers
+
+
+async def _replay(gateway: Gateway, earlier: JobStatus, *, waits_for_end: bool) -> Entry:
+    if waits_for_end:
+        await refuse_under_way(gateway, earlier)
+    if earlier.state.is_terminal:
+        gateway.metrics.count_answer(earlier.job.model, earlier.state)
+    return Entry(earlier, None, is_kept=True)
+
+
+async def _share(gateway: Gateway, watch: Watch, job: Job, *, is_kept: bool, waits_for_end: bool) -> Entry:
+    """`job` is what the request would have been drawn as, had it come alone."""
+    try:
+        status = _accepted_status(watch.job, await asyncio.shield(watch.accepted))
+    except BaseException:
+        gateway.sharing.leave(watch)
+        raise
+    if not waits_for_end:
+        with suppress(ServerOverloaded, JobNotFound):  # then what was true at its acceptance will do
+            status = await gateway.model_of(job).queue.status(watch.job.id, job.owner)
+    return Entry(status, watch, is_kept=is_kept, within_s=job.timeout_s)
+
+
+def _forget(gateway: Gateway, watch: Watch, error: EmmditError) -> None:
+    gateway.sharing.withdraw(watch.job)
+    gateway.waiters.forget(watch, error)
+
+
+def _accepted_status(job: Job, position: int) -> JobStatus:
+    """Made from what is known here: the job is accepted, and no further trouble may turn that into an error."""
+    return JobStatus(
+        job=job,
+        state=JobState.QUEUED,
+        step=0,
+        num_steps=job.params.num_forwards * job.num_images,
+        created_at=time.time(),
+        position=position,
+    )
 
 
 async def _disconnect(request: Request) -> None:
@@ -71,14 +189,15 @@ async def _disconnect(request: Request) -> None:
         continue
 
 
-def log_accepted(request: Request, job: Job) -> None:
+def log_entered(request: Request, entry: Entry) -> None:
     """Ties the request's id to the job's. Of the prompt only its length and a hash: it is somebody's own words."""
     if not logger.isEnabledFor(logging.INFO):
         return  # the hash below is not free
-    params = job.params
+    job, params = entry.status.job, entry.status.job.params
     logger.info(
-        "job=%s accepted request_id=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",
+        "job=%s %s request_id=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",
         job.id,
+        entry.kind,
         request.state.request_id,
         params.width,
         params.height,
@@ -89,7 +208,7 @@ def log_accepted(request: Request, job: Job) -> None:
     )
 
 
-async def cancel(gateway: Gateway, job: Job) -> None:
+async def _cancel(gateway: Gateway, job: Job) -> None:
     """Call off a job that nobody waits for any more. Where that cannot be done now, it ends at its deadline."""
     try:
         await gateway.model_of(job).queue.cancel(job.id, job.owner)

@@ -9,6 +9,7 @@ from fastapi import Request
 
 from model.config import ModelCard
 from service.blobs import BlobStore
+from service.gateway.sharing import Sharing
 from service.gateway.validation import Validator
 from service.gateway.waiters import Waiters
 from service.gateway.workers import WorkerWatch
@@ -39,6 +40,7 @@ class Gateway:
     metrics: Metrics
     validator: Validator
     waiters: Waiters
+    sharing: Sharing = field(default_factory=Sharing)
     is_draining: bool = field(default=False)
 
     def model_of(self, job: Job) -> ServedModel:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.errors import EmmditError
+from service.errors import EmmditError, JobNotReady
 from service.gateway.accept import MediaType, choose_media_type, wants_async
 from service.gateway.admission import (
     CLIENT_CLOSED_REQUEST,
-    log_accepted,
+    Entry,
+    enter,
+    entry_headers,
+    log_entered,
     read_fields,
-    refuse_impossible,
-    submit,
-    wait_unless_disconnected,
+    wait_for_end,
 )
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.idempotency import no_longer_stored
 from service.gateway.jobs import describe, poll_headers
 from service.gateway.rendering import Finished, done_of, load, render
 from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
-from service.gateway.waiters import Watch
-from service.jobs import Job, JobState, JobStatus
 
 router = APIRouter()
 
@@ -61,55 +60,43 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     try:
         fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
-        job, media_type = _admit(request, gateway, fields, owner)
-        watch, position = await submit(gateway, job)
+        body = gateway.validator.parse(fields)
+        job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
+        media_type = choose_media_type(request.headers.get("accept"), job.num_images)
+        entry = await enter(request, gateway, job, body, is_kept=is_async, waits_for_end=not is_async)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
         raise
 
-    log_accepted(request, job)
-    if is_async:
-        return await _accepted(gateway, job, position)
+    log_entered(request, entry)
     try:
-        return await _finished(request, gateway, watch, media_type, began_at)
+        if is_async:
+            response = await _accepted(gateway, entry)
+        else:
+            response = await _finished(request, gateway, entry, media_type, began_at)
     except EmmditError as error:
         response = error_response(error, request.state.request_id)
-        response.headers["X-Job-ID"] = job.id
-        return response
+    response.headers.update(entry_headers(entry, response.status_code))
+    return response
 
 
 async def _finished(
-    request: Request, gateway: Gateway, watch: Watch, media_type: MediaType, began_at: float
+    request: Request, gateway: Gateway, entry: Entry, media_type: MediaType, began_at: float
 ) -> Response:
     """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
-
-    status = await wait_unless_disconnected(request, gateway, watch)
+    status = await wait_for_end(request, gateway, entry)
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
-    pngs = await load(gateway.blobs, done.images)
+    try:
+        pngs = await load(gateway.blobs, done.images)
+    except JobNotReady as error:
+        raise no_longer_stored(status, error) from None
     return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
 
 
-def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, MediaType]:
-    """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
-    body = gateway.validator.parse(fields)
-    job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
-    media_type = choose_media_type(request.headers.get("accept"), job.num_images)
-    refuse_impossible(gateway, job)
-    return job, media_type
-
-
-async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
-    """202. Made from what is known here: the job is accepted, and no further trouble may turn that into an error."""
-    status = JobStatus(
-        job=job,
-        state=JobState.QUEUED,
-        step=0,
-        num_steps=job.params.num_forwards * job.num_images,
-        created_at=time.time(),
-        position=position,
-    )
-    body = await describe(gateway, status)
-    headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async", "X-Job-ID": job.id}
+async def _accepted(gateway: Gateway, entry: Entry) -> Response:
+    """202."""
+    body = await describe(gateway, entry.status)
+    headers = {"Location": f"/v1/jobs/{body.id}", "Preference-Applied": "respond-async"}
     return JSONResponse(body.model_dump(), status_code=202, headers=headers | poll_headers(body))

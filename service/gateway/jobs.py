@@ -56,6 +56,7 @@ async def cancel_job(request: Request, job_id: str, owner: Owner) -> Response:
     gateway = gateway_of(request)
     _check_id(job_id)
     status = await gateway.queues.cancel(job_id, owner)
+    gateway.sharing.withdraw(status.job)
     return await _job_response(gateway, status, status_code=200 if status.state.is_terminal else 202)
 
 

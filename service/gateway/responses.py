@@ -31,6 +31,7 @@ STATUS_OF: Mapping[type[errors.EmmditError], tuple[int, str]] = {
     errors.JobNotFound: (404, INVALID),
     errors.JobNotReady: (409, INVALID),
     errors.JobWasCancelled: (409, INVALID),
+    errors.IdempotencyKeyReused: (422, INVALID),
     errors.QueueFull: (429, "rate_limit_error"),
     errors.ServerOverloaded: (503, SERVER),
     errors.NoWorker: (503, SERVER),
