@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from service.gateway.rendering import error_of, image_of, job_body, load, render
 from service.gateway.responses import error_detail
 from service.gateway.schemas import ErrorBody, JobBody
 from service.jobs import JobState, JobStatus
+from service.queue_types import QueueStats
 
 router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
 
@@ -62,13 +64,24 @@ async def cancel_job(request: Request, job_id: str, owner: Owner) -> Response:
 
 async def describe(gateway: Gateway, status: JobStatus) -> JobBody:
     """The job for its client. An estimate that cannot be had is left out."""
-    seconds_left = None
-    if not status.state.is_terminal:
-        model = gateway.model_of(status.job)
+    (body,) = await describe_all(gateway, [status])
+    return body
+
+
+async def describe_all(gateway: Gateway, statuses: Sequence[JobStatus]) -> list[JobBody]:
+    """As `describe`; each model is asked once for its backlog."""
+    stats: dict[str, QueueStats] = {}
+    for model in {status.job.model for status in statuses if not status.state.is_terminal}:
         with suppress(ServerOverloaded):
-            seconds_left = model.workers.seconds_left(status, await model.queue.stats())
-    error = error_of(status)
-    return job_body(status, seconds_left=seconds_left, error=None if error is None else error_detail(error))
+            stats[model] = await gateway.models[model].queue.stats()
+    bodies = []
+    for status in statuses:
+        backlog = stats.get(status.job.model)
+        seconds_left = None if backlog is None else gateway.model_of(status.job).workers.seconds_left(status, backlog)
+        error = error_of(status)
+        detail = None if error is None else error_detail(error)
+        bodies.append(job_body(status, seconds_left=seconds_left, error=detail))
+    return bodies
 
 
 def poll_headers(body: JobBody) -> dict[str, str]:

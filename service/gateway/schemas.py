@@ -120,6 +120,15 @@ class JobBody(BaseModel):
     error: ErrorDetail | None
 
 
+class JobList(BaseModel):
+    """One page of GET /v1/jobs, newest first. `last_id` is what `after` takes for the next one."""
+
+    object: Literal["list"] = "list"
+    data: list[JobBody]
+    has_more: bool
+    last_id: str | None
+
+
 class PartBody(BaseModel):
     """Weights in a worker's memory: network, text_encoder or autoencoder. What is shared is there once for all."""
 
