@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -19,6 +20,7 @@ from service.gateway.body import read_json_object
 from service.gateway.context import Gateway
 from service.gateway.idempotency import REPLAYED, key_of, refuse_under_way, with_seed_of
 from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.streaming import disconnect
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobState, JobStatus
 
@@ -31,15 +33,14 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it but the access log and the metric
 class Entry:
     """A request's place at a job, which is its own, one that it shares, or an earlier one of its Idempotency-Key.
 
-    `status` is the job as it stood then, and `watch` waits for its end; an earlier job has none. A shared job is waited
-    for no longer than `within_s`, since the job's deadline is not this request's. A job that `is_kept` goes on without
-    its client.
+    `status` is the job as it stood then, and `watch` waits for its end; an earlier job has none. A job that `is_kept`
+    goes on without its client.
     """
 
     status: JobStatus
     watch: Watch | None
     is_kept: bool
-    within_s: float | None = None
+    is_shared: bool = False
 
     @property
     def is_replayed(self) -> bool:
@@ -49,7 +50,7 @@ class Entry:
     @property
     def kind(self) -> str:
         """For the log."""
-        return "replayed" if self.is_replayed else "accepted" if self.within_s is None else "shared"
+        return "replayed" if self.is_replayed else "shared" if self.is_shared else "accepted"
 
 
 async def read_fields(request: Request, gateway: Gateway) -> Mapping[str, Any]:
@@ -89,7 +90,8 @@ async def enter(
         watch = gateway.sharing.join(job)
         gateway.metrics.count_look_up("generation", is_hit=watch is not None)
         if watch is not None:
-            return await _share(gateway, watch, job, is_kept=is_kept, waits_for_end=waits_for_end)
+            status = await _shared_status(gateway, watch, waits_for_end=waits_for_end)
+            return Entry(status, watch, is_kept=is_kept, is_shared=True)
     refuse_impossible(gateway, job)
 
     watch = gateway.waiters.watch(job)
@@ -109,30 +111,44 @@ async def enter(
 
 
 async def wait_for_end(request: Request, gateway: Gateway, entry: Entry) -> JobStatus | None:
-    """The job's end; None where the client has gone. Raises DeadlineExceeded and what Waiters.wait does besides."""
+    """The job's end; None where the client has gone, which has left then. Raises what Waiters.wait does."""
     if entry.watch is None:
         return entry.status
-    leaving = asyncio.ensure_future(_disconnect(request))
+    leaving = asyncio.ensure_future(disconnect(request.receive))
     try:
-        status = await gateway.waiters.wait(entry.watch, unless=leaving, within_s=entry.within_s)
+        status = await gateway.waiters.wait(entry.watch, unless=leaving)
     except DeadlineExceeded:
-        await leave(gateway, entry, JobState.EXPIRED)
+        await leave(gateway, entry)
         raise
     finally:
         leaving.cancel()
     if status is None:
-        await leave(gateway, entry, JobState.CANCELLED)
+        await leave(gateway, entry)
     return status
 
 
-async def leave(gateway: Gateway, entry: Entry, outcome: JobState) -> None:
-    """The request wants its job no more: it is cancelled, unless it is to go on or somebody else wants it."""
+async def leave(gateway: Gateway, entry: Entry) -> None:
+    """The client has gone: its job is cancelled, unless it is to go on or somebody else wants it."""
     if entry.watch is None or entry.is_kept:
         return
     if gateway.sharing.leave(entry.watch):
         await _cancel(gateway, entry.watch.job)
     else:
-        gateway.metrics.count_answer(entry.watch.job.model, outcome)
+        gateway.metrics.count_answer(entry.watch.job.model, JobState.CANCELLED)
+
+
+def leave_later(gateway: Gateway, entry: Entry) -> None:
+    """The client of a stream has gone: unless it comes back for the job, it has left."""
+    if entry.watch is not None and not entry.is_kept:
+        gateway.abandoned.note(partial(_leave_unless_watched, gateway, entry, entry.watch))
+
+
+async def _leave_unless_watched(gateway: Gateway, entry: Entry, watch: Watch) -> None:
+    """Of a job that others want nobody can tell whether this client is back; they will see to its end."""
+    queue = gateway.model_of(watch.job).queue
+    with suppress(ServerOverloaded):  # it ends at its deadline
+        if watch.num_wanted > 1 or await queue.events.count_watchers(watch.job.id) == 0:
+            await leave(gateway, entry)
 
 
 def entry_headers(entry: Entry, status_code: int) -> dict[str, str]:
@@ -153,17 +169,18 @@ async def _replay(gateway: Gateway, earlier: JobStatus, *, waits_for_end: bool) 
     return Entry(earlier, None, is_kept=True)
 
 
-async def _share(gateway: Gateway, watch: Watch, job: Job, *, is_kept: bool, waits_for_end: bool) -> Entry:
-    """`job` is what the request would have been drawn as, had it come alone."""
+async def _shared_status(gateway: Gateway, watch: Watch, *, waits_for_end: bool) -> JobStatus:
+    """The job that others wait for already. Raises what it was refused for."""
+    job = watch.job
     try:
-        status = _accepted_status(watch.job, await asyncio.shield(watch.accepted))
+        status = _accepted_status(job, await asyncio.shield(watch.accepted))
     except BaseException:
         gateway.sharing.leave(watch)
         raise
     if not waits_for_end:
         with suppress(ServerOverloaded, JobNotFound):  # then what was true at its acceptance will do
-            status = await gateway.model_of(job).queue.status(watch.job.id, job.owner)
-    return Entry(status, watch, is_kept=is_kept, within_s=job.timeout_s)
+            status = await gateway.model_of(job).queue.status(job.id, job.owner)
+    return status
 
 
 def _forget(gateway: Gateway, watch: Watch, error: EmmditError) -> None:
@@ -181,12 +198,6 @@ def _accepted_status(job: Job, position: int) -> JobStatus:
         created_at=time.time(),
         position=position,
     )
-
-
-async def _disconnect(request: Request) -> None:
-    """Return when the client hangs up. The body has been read, so no other message can come."""
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
 
 
 def log_entered(request: Request, entry: Entry) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -15,17 +18,21 @@ from service.gateway.admission import (
     Entry,
     enter,
     entry_headers,
+    leave_later,
     log_entered,
     read_fields,
     wait_for_end,
 )
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.events import event_stream, event_stream_response
 from service.gateway.idempotency import no_longer_stored
 from service.gateway.jobs import describe, poll_headers
+from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
 from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
+from service.jobs import WatchLevel
 
 router = APIRouter()
 
@@ -43,7 +50,7 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}},
+            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}, MediaType.EVENTS: {}},
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -63,17 +70,30 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
         body = gateway.validator.parse(fields)
         job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
         media_type = choose_media_type(request.headers.get("accept"), job.num_images)
-        entry = await enter(request, gateway, job, body, is_kept=is_async, waits_for_end=not is_async)
+        is_stream = media_type is MediaType.EVENTS and not is_async
+        if is_stream:
+            job = replace(job, watch_level=WatchLevel.PREVIEWS)
+        elif media_type is MediaType.MULTIPART and not is_async:
+            job = replace(job, watch_level=max(job.watch_level, WatchLevel.PICTURES))
+        waits_for_end = not (is_async or is_stream)
+        entry = await enter(request, gateway, job, body, is_kept=is_async, waits_for_end=waits_for_end)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
         raise
 
     log_entered(request, entry)
+    response: Response
     try:
         if is_async:
             response = await _accepted(gateway, entry)
+        elif is_stream:
+            response = event_stream_response(_events_while_wanted(gateway, entry, began_at), entry.status.job.id)
+        elif media_type is MediaType.MULTIPART:
+            response = await multipart_response(request, gateway, entry, began_at)
         else:
             response = await _finished(request, gateway, entry, media_type, began_at)
+    except JobNotReady as error:
+        response = error_response(no_longer_stored(entry.status, error), request.state.request_id)
     except EmmditError as error:
         response = error_response(error, request.state.request_id)
     response.headers.update(entry_headers(entry, response.status_code))
@@ -88,11 +108,22 @@ async def _finished(
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
-    try:
-        pngs = await load(gateway.blobs, done.images)
-    except JobNotReady as error:
-        raise no_longer_stored(status, error) from None
+    pngs = await load(gateway.blobs, done.images)
     return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
+
+
+async def _events_while_wanted(gateway: Gateway, entry: Entry, began_at: float) -> AsyncGenerator[bytes, None]:
+    """The job's events. A client that hangs up has some seconds to come back before it is taken to have left."""
+    job = entry.status.job
+    has_ended = False
+    try:
+        async with aclosing(event_stream(gateway, job.id, job.owner, began_at_s=began_at)) as events:
+            async for chunk in events:
+                yield chunk
+        has_ended = True
+    finally:
+        if not has_ended:
+            leave_later(gateway, entry)
 
 
 async def _accepted(gateway: Gateway, entry: Entry) -> Response:

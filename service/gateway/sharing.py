@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from service.gateway.waiters import Watch
 from service.jobs import Job, WatchLevel
 
-MIN_TIME_SHARE = 0.75  # of the time that a request allows, which the job that it joins must still have
+MIN_TIME_SHARE = 0.75  # of the time that a request allows, which the job that it joins must still have; nor more
 
 
 class Sharing:
@@ -32,7 +32,8 @@ class Sharing:
         watch = self._under_way.get(_recipe_of(job))
         if watch is None or watch.end.done():
             return None
-        if watch.deadline_at - time.monotonic() < MIN_TIME_SHARE * job.timeout_s:
+        left_s = watch.deadline_at - time.monotonic()
+        if not MIN_TIME_SHARE * job.timeout_s <= left_s <= job.timeout_s:
             return None
         watch.num_wanted += 1
         return watch

@@ -83,18 +83,16 @@ class Waiters:
         for watch in self._watches.values():
             watch.end.cancel()
 
-    async def wait(
-        self, watch: Watch, *, unless: asyncio.Future[None], within_s: float | None = None
-    ) -> JobStatus | None:
+    async def wait(self, watch: Watch, *, unless: asyncio.Future[None]) -> JobStatus | None:
         """The job's terminal status, or None as soon as `unless` is done: who waits here wants it no more.
 
-        Raises DeadlineExceeded after `within_s` or, where that is not given, where even the queue has not ended the job
-        in time; JobNotFound where it was lost, ServerOverloaded where this gateway stops.
+        Raises DeadlineExceeded where even the queue has not ended the job in time, JobNotFound where it was lost,
+        ServerOverloaded where this gateway stops.
         """
         job, end = watch.job, watch.end
         if self._is_closing and not end.done():
             raise self._stopping(job)
-        timeout_s = job.timeout_s + DEADLINE_SLACK_S if within_s is None else within_s
+        timeout_s = watch.deadline_at + DEADLINE_SLACK_S - time.monotonic()
         await asyncio.wait((end, unless), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if end.cancelled():
             raise self._stopping(job)
@@ -104,7 +102,7 @@ class Waiters:
             return status
         if unless.done():
             return None
-        raise DeadlineExceeded(f"no result within timeout_s = {job.timeout_s if within_s is None else within_s:g}")
+        raise DeadlineExceeded(f"no result within timeout_s = {job.timeout_s:g}")
 
     async def run(self) -> None:
         """Read every model's inbox until cancelled."""
