@@ -18,7 +18,7 @@ MIN_TIME_SHARE = 0.75  # of the time that a request allows, which the job that i
 
 
 class Sharing:
-    """The generations under way that further requests may join. An entry goes with its watch, which it does not keep."""
+    """The generations under way that further requests may join. An entry keeps no watch, and goes with its own."""
 
     def __init__(self) -> None:
         self._under_way: WeakValueDictionary[Job, Watch] = WeakValueDictionary()
