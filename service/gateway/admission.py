@@ -87,7 +87,7 @@ async def enter(
         if earlier is not None:
             return await _replay(gateway, earlier, waits_for_end=waits_for_end)
     elif has_seed:
-        watch = gateway.sharing.join(job)
+        watch = gateway.sharing.join(job, will_watch=not is_kept)
         gateway.metrics.count_look_up("generation", is_hit=watch is not None)
         if watch is not None:
             status = await _shared_status(gateway, watch, waits_for_end=waits_for_end)

@@ -27,10 +27,15 @@ class Sharing:
         """Let others join. The last one offered of several is the one that has most time left."""
         self._under_way[_recipe_of(watch.job)] = watch
 
-    def join(self, job: Job) -> Watch | None:
-        """A generation under way that will do for `job`, with one more who wants it."""
+    def join(self, job: Job, *, will_watch: bool) -> Watch | None:
+        """A generation under way that will do for `job`, with one more who wants it.
+
+        Who `will_watch` sees to it by himself that there is something to see; the others get what was asked for first.
+        """
         watch = self._under_way.get(_recipe_of(job))
         if watch is None or watch.end.done():
+            return None
+        if job.watch_level > watch.job.watch_level and not will_watch:
             return None
         left_s = watch.deadline_at - time.monotonic()
         if not MIN_TIME_SHARE * job.timeout_s <= left_s <= job.timeout_s:

@@ -96,6 +96,7 @@ def test_a_crowd_of_identical_requests_is_drawn_once_and_everybody_gets_the_pict
         {"size": "32x48"},
         {"priority": "high"},
         {"partial_images": 1},
+        {"previews": True},
     ],
 )
 def test_what_differs_in_anything_that_matters_is_drawn_by_itself(painter, change):
