@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import generate, health, jobs, models
+from service.gateway import generate, health, jobs, models, pictures
 from service.gateway.background import repeat
 from service.gateway.context import Gateway, ServedModel
 from service.gateway.envelope import Envelope
@@ -28,7 +28,7 @@ from service.metrics import Metrics, software_version
 from service.queues import Queues
 from service.settings import Settings
 
-ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, models.router, health.router)
+ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, pictures.router, models.router, health.router)
 REAP_PERIOD_S = 1.0
 SWEEP_PERIOD_S = 60.0
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.errors import EmmditError
-from service.gateway.accept import MediaType, choose_media_type, wants_async
+from service.gateway.accept import AnswerForm, MediaType, choose_form, wants_async
 from service.gateway.admission import (
     CLIENT_CLOSED_REQUEST,
     log_accepted,
@@ -21,10 +21,12 @@ from service.gateway.admission import (
 )
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.formats import Encoding
 from service.gateway.jobs import describe, poll_headers
 from service.gateway.rendering import Finished, done_of, load, render
 from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
+from service.gateway.validation import encoding_of
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobState, JobStatus
 
@@ -44,7 +46,7 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}},
+            "content": {MediaType.PNG: {}, MediaType.JPEG: {}, MediaType.WEBP: {}, MediaType.MULTIPART: {}},
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -53,7 +55,7 @@ _OPENAPI = {
     },
 )
 async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -> Response:
-    """Draw pictures: PNG, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
+    """Draw pictures: a picture, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
     began_at = time.monotonic()
     gateway = gateway_of(request)
     is_async = wants_async(request.headers.get("prefer"))
@@ -61,7 +63,7 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     try:
         fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
-        job, media_type = _admit(request, gateway, fields, owner)
+        job, form = _admit(request, gateway, fields, owner)
         watch, position = await submit(gateway, job)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
@@ -71,33 +73,33 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     if is_async:
         return await _accepted(gateway, job, position)
     try:
-        return await _finished(request, gateway, watch, media_type, began_at)
+        return await _finished(request, gateway, watch, form, began_at)
     except EmmditError as error:
         response = error_response(error, request.state.request_id)
         response.headers["X-Job-ID"] = job.id
         return response
 
 
-async def _finished(
-    request: Request, gateway: Gateway, watch: Watch, media_type: MediaType, began_at: float
-) -> Response:
+async def _finished(request: Request, gateway: Gateway, watch: Watch, form: AnswerForm, began_at: float) -> Response:
     """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
 
     status = await wait_unless_disconnected(request, gateway, watch)
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
-    pngs = await load(gateway.blobs, done.images)
-    return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
+    encoding = Encoding.of_job(watch.job)
+    pictures = await load(gateway.blobs, done.images, encoding)
+    return render(Finished(status, done, pictures, encoding, total_s=time.monotonic() - began_at), form.media_type)
 
 
-def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, MediaType]:
+def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, AnswerForm]:
     """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
     body = gateway.validator.parse(fields)
-    job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
-    media_type = choose_media_type(request.headers.get("accept"), job.num_images)
+    form = choose_form(request.headers.get("accept"), body.n or 1, body.output_format)
+    encoding = encoding_of(form.format, body.output_compression)
+    job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox, encoding=encoding)
     refuse_impossible(gateway, job)
-    return job, media_type
+    return job, form
 
 
 async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:

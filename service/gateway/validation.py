@@ -17,12 +17,15 @@ from pydantic import ValidationError
 from model.config import ModelCard
 from model.params import MAX_SEED, GenerationParams
 from service.errors import InvalidValue, UnknownModel
+from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.schemas import GenerateRequest
 from service.jobs import Job, Priority, new_job_id
 from service.settings import Settings
 
 ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
+
+COMPRESSION_SENTENCE = f"an integer from 0 to {MAX_QUALITY}, with output_format jpeg or webp"
 
 T = TypeVar("T")
 
@@ -68,8 +71,11 @@ class Validator:
             )
         raise InvalidValue(name, fields[name], f"allowed: {self.allowed(name, self._card_named(fields))}")
 
-    def to_job(self, request: GenerateRequest, *, owner: str, inbox: str) -> Job:
-        """The job with effective values. Raises InvalidValue or UnknownModel."""
+    def to_job(self, request: GenerateRequest, *, owner: str, inbox: str, encoding: Encoding | None = None) -> Job:
+        """The job with effective values. Raises InvalidValue or UnknownModel.
+
+        `encoding` is what the request's fields and headers came to; None where the fields alone say it.
+        """
         settings = self.settings
         if request.model is not None and request.model not in self.cards:
             raise UnknownModel(f"model: {shorten(request.model)} is not served here; allowed: {', '.join(self.cards)}")
@@ -109,6 +115,7 @@ class Validator:
             _or(request.timeout_s, settings.default_timeout_s),
             lambda value: math.isfinite(value) and 0 < value <= settings.max_timeout_s,
         )
+        encoding = encoding or encoding_of(PictureFormat(_or(request.output_format, "png")), request.output_compression)
         width, height = (int(side) for side in size.split("x"))
         return Job(
             id=new_job_id(),
@@ -129,6 +136,8 @@ class Validator:
             priority=Priority[_or(request.priority, "normal").upper()],
             timeout_s=float(timeout_s),
             inbox=inbox,
+            output_format=encoding.format.value,
+            output_compression=encoding.quality,
         )
 
     def allowed(self, field: str, card: ModelCard) -> str:
@@ -148,6 +157,8 @@ class Validator:
             "timeout_s": f"a number above 0, up to {settings.max_timeout_s:g}",
             "clean_prompt": "true, false",
             "exact_schedule": "true, false",
+            "output_format": ", ".join(PictureFormat),
+            "output_compression": COMPRESSION_SENTENCE,
         }
         return sentences[field]
 
@@ -160,6 +171,16 @@ class Validator:
         for index, char in enumerate(text):
             if unicodedata.category(char) in ("Cc", "Cs") and char not in ALLOWED_CONTROLS:
                 raise InvalidValue(field, text, f"character {index} is U+{ord(char):04X}; {allowed}")
+
+
+def encoding_of(picture_format: PictureFormat, compression: int | None) -> Encoding:
+    """How pictures are sent. Raises InvalidValue where the quality is none, or where a PNG is to have one."""
+    if compression is not None and not 0 <= compression <= MAX_QUALITY:
+        raise InvalidValue("output_compression", compression, f"allowed: {COMPRESSION_SENTENCE}")
+    if compression is not None and picture_format is PictureFormat.PNG:
+        reason = f"a png loses nothing and has no quality; allowed: {COMPRESSION_SENTENCE}"
+        raise InvalidValue("output_compression", compression, reason)
+    return Encoding.of(picture_format, compression)
 
 
 def warnings_for(params: GenerationParams) -> tuple[str, ...]:
