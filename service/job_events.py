@@ -103,6 +103,11 @@ class JobEvents:
             raise wire.job_not_found(job_id)
         return num_watchers
 
+    async def count_watchers(self, job_id: str) -> int:
+        """How many watch the job; too many where a gateway died that did. 0 for an unknown one."""
+        async with translated(CALL_BUDGET_S):
+            return int(await self._server.commands.hget(self._keys.job(job_id), "num_watchers") or 0)
+
     async def look(self, job_id: str, owner: str, after: str = FIRST) -> tuple[JobStatus, tuple[StoredEvent, ...]]:
         """The job as it stands, and its events after the one with the id `after`. Raises JobNotFound."""
         commands = self._server.commands

@@ -79,7 +79,8 @@ class Stages:
     async def estimate(self, rows: Sequence[JobRow]) -> list[NDArray[np.uint8]]:
         """Full-size pictures (H, W, 3) of what rows of one group will be, at the cost of decoding them."""
         engine = self._engines[rows[0].model]
-        pictures, duration_s = await self._run(partial(engine.decode_estimates, [row.sample for row in rows]))
+        samples = [row.sample for row in rows]
+        pictures, duration_s = await self._run(partial(engine.decode_estimates, samples, self._note_progress))
         self._metrics.stage_duration.labels("decode").observe(duration_s)
         return pictures
 

@@ -21,6 +21,7 @@ class MediaType(StrEnum):
     MULTIPART = "multipart/mixed"
     JPEG = "image/jpeg"
     WEBP = "image/webp"
+    EVENTS = "text/event-stream"
 
 
 _FORMATS = {PictureFormat(offer.value.removeprefix("image/")): offer for offer in MediaType if "image/" in offer}

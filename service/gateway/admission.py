@@ -14,6 +14,7 @@ from service.errors import DeadlineExceeded, EmmditError
 from service.gateway.body import read_json_object
 from service.gateway.context import Gateway
 from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.streaming import disconnect
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobStatus
 
@@ -52,7 +53,7 @@ async def submit(gateway: Gateway, job: Job) -> tuple[Watch, int]:
 
 async def wait_unless_disconnected(request: Request, gateway: Gateway, watch: Watch) -> JobStatus | None:
     """The job's end; None where the client has gone, in which case the job is cancelled."""
-    leaving = asyncio.ensure_future(_disconnect(request))
+    leaving = asyncio.ensure_future(disconnect(request.receive))
     try:
         status = await gateway.waiters.wait(watch, unless=leaving)
     except DeadlineExceeded:
@@ -63,12 +64,6 @@ async def wait_unless_disconnected(request: Request, gateway: Gateway, watch: Wa
     if status is None:
         await cancel(gateway, watch.job)
     return status
-
-
-async def _disconnect(request: Request) -> None:
-    """Return when the client hangs up. The body has been read, so no other message can come."""
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
 
 
 def log_accepted(request: Request, job: Job) -> None:

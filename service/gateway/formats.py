@@ -73,6 +73,9 @@ class Encoding:
         return "" if self.quality is None else f"?format={self.format}&compression={self.quality}"
 
 
+PNG = Encoding()
+
+
 async def encode(pngs: Sequence[bytes], encoding: Encoding) -> tuple[bytes, ...]:
     """These PNGs in the encoding, in a thread: half a megapixel takes some milliseconds."""
     if encoding.quality is None:

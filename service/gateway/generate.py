@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.errors import EmmditError
-from service.gateway.accept import AnswerForm, MediaType, choose_form, wants_async
+from service.gateway.accept import MediaType, choose_form, wants_async
 from service.gateway.admission import (
     CLIENT_CLOSED_REQUEST,
     log_accepted,
@@ -21,14 +23,16 @@ from service.gateway.admission import (
 )
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.events import event_stream, event_stream_response
 from service.gateway.formats import Encoding
 from service.gateway.jobs import describe, poll_headers
+from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
 from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
 from service.gateway.validation import encoding_of
 from service.gateway.waiters import Watch
-from service.jobs import Job, JobState, JobStatus
+from service.jobs import Job, JobState, JobStatus, WatchLevel
 
 router = APIRouter()
 
@@ -46,7 +50,13 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.JPEG: {}, MediaType.WEBP: {}, MediaType.MULTIPART: {}},
+            "content": {
+                MediaType.PNG: {},
+                MediaType.JPEG: {},
+                MediaType.WEBP: {},
+                MediaType.MULTIPART: {},
+                MediaType.EVENTS: {},
+            },
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -63,7 +73,7 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     try:
         fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
-        job, form = _admit(request, gateway, fields, owner)
+        job, media_type = _admit(request, gateway, fields, owner, is_async=is_async)
         watch, position = await submit(gateway, job)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
@@ -72,15 +82,21 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     log_accepted(request, job)
     if is_async:
         return await _accepted(gateway, job, position)
+    if media_type is MediaType.EVENTS:
+        return event_stream_response(_events_while_wanted(gateway, job, began_at), job.id)
     try:
-        return await _finished(request, gateway, watch, form, began_at)
+        if media_type is MediaType.MULTIPART:
+            return await multipart_response(request, gateway, job, began_at)
+        return await _finished(request, gateway, watch, media_type, began_at)
     except EmmditError as error:
         response = error_response(error, request.state.request_id)
         response.headers["X-Job-ID"] = job.id
         return response
 
 
-async def _finished(request: Request, gateway: Gateway, watch: Watch, form: AnswerForm, began_at: float) -> Response:
+async def _finished(
+    request: Request, gateway: Gateway, watch: Watch, media_type: MediaType, began_at: float
+) -> Response:
     """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
 
     status = await wait_unless_disconnected(request, gateway, watch)
@@ -89,17 +105,36 @@ async def _finished(request: Request, gateway: Gateway, watch: Watch, form: Answ
     done = done_of(status)
     encoding = Encoding.of_job(watch.job)
     pictures = await load(gateway.blobs, done.images, encoding)
-    return render(Finished(status, done, pictures, encoding, total_s=time.monotonic() - began_at), form.media_type)
+    return render(Finished(status, done, pictures, encoding, total_s=time.monotonic() - began_at), media_type)
 
 
-def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, AnswerForm]:
+def _admit(
+    request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str, *, is_async: bool
+) -> tuple[Job, MediaType]:
     """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
     body = gateway.validator.parse(fields)
     form = choose_form(request.headers.get("accept"), body.n or 1, body.output_format)
     encoding = encoding_of(form.format, body.output_compression)
     job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox, encoding=encoding)
     refuse_impossible(gateway, job)
-    return job, form
+    if not is_async and form.media_type is MediaType.EVENTS:
+        job = replace(job, watch_level=WatchLevel.PREVIEWS)
+    elif not is_async and form.media_type is MediaType.MULTIPART:
+        job = replace(job, watch_level=max(job.watch_level, WatchLevel.PICTURES))
+    return job, form.media_type
+
+
+async def _events_while_wanted(gateway: Gateway, job: Job, began_at: float) -> AsyncGenerator[bytes, None]:
+    """The job's events. A client that hangs up has some seconds to come back, then the job is cancelled."""
+    has_ended = False
+    try:
+        async with aclosing(event_stream(gateway, job, began_at_s=began_at)) as events:
+            async for chunk in events:
+                yield chunk
+        has_ended = True
+    finally:
+        if not has_ended:
+            gateway.abandoned.note(job)
 
 
 async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:

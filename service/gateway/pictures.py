@@ -12,7 +12,8 @@ from service.gateway.auth import owner_of
 from service.gateway.context import gateway_of
 from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.jobs import check_id
-from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.query import read_query
+from service.gateway.refusals import RequestRefused
 from service.gateway.rendering import image_of, image_path, load, render_picture
 from service.gateway.schemas import ErrorBody
 from service.gateway.signing import SIGNED_FIELDS, check_signature
@@ -20,7 +21,7 @@ from service.jobs import Job
 
 router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
 
-ALLOWED = (*SIGNED_FIELDS, "signature")
+QUERY = (*SIGNED_FIELDS, "signature")
 COMPRESSION_SENTENCE = f"an integer from 0 to {MAX_QUALITY}, with format jpeg or webp"
 
 
@@ -50,7 +51,7 @@ async def get_image(request: Request, job_id: str, index: str) -> Response:
     """One picture of a job that is done. A signed link needs nothing else; without one the caller owns the job."""
     gateway = gateway_of(request)
     check_id(job_id)
-    query = _read_query(request)
+    query = read_query(request, QUERY)
     owner = None
     if "signature" in query or "expires" in query:
         await check_signature(gateway, image_path(job_id, index), query)
@@ -64,20 +65,6 @@ async def get_image(request: Request, job_id: str, index: str) -> Response:
     except JobNotReady as error:  # done, but its time to live is over
         raise RequestRefused(410, error.code, f"picture {index} of job {job_id} is no longer stored") from None
     return render_picture(status, image, picture, encoding)
-
-
-def _read_query(request: Request) -> Mapping[str, str]:
-    """The query's parameters, each known and given once. Raises RequestRefused (400)."""
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in ALLOWED:
-            message = f"the query's {shorten(name)} is not read; allowed: {', '.join(ALLOWED)}"
-            raise RequestRefused(400, "unknown_field", message)
-        if name in found:
-            message = f"{name} is given twice, the second time as {shorten(value)}; allowed: once"
-            raise RequestRefused(400, "duplicate_field", message, param=name)
-        found[name] = value
-    return found
 
 
 def _encoding(query: Mapping[str, str], job: Job) -> Encoding:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from service.blobs import BlobStore
 from service.errors import DeadlineExceeded, EmmditError, JobFailed, JobNotFound, JobNotReady, JobWasCancelled
 from service.gateway.accept import MediaType
-from service.gateway.formats import Encoding, encode
+from service.gateway.formats import PNG, Encoding, encode
 from service.gateway.schemas import ErrorDetail, GenerateResponse, JobBody, JobImage, Picture, PriorityName, Timings
 from service.gateway.validation import warnings_for
 from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job, JobStatus, Priority
@@ -73,7 +72,7 @@ def image_of(status: JobStatus, index: str) -> ImageRef:
     return done_of(status).images[int(index)]
 
 
-async def load(blobs: BlobStore, images: Sequence[ImageRef], encoding: Encoding) -> tuple[bytes, ...]:
+async def load(blobs: BlobStore, images: Sequence[ImageRef], encoding: Encoding = PNG) -> tuple[bytes, ...]:
     """The pictures' bytes, checked, in the encoding that is sent.
 
     All before the first is sent: a picture that fails must still be a proper error.
@@ -92,24 +91,13 @@ def render(finished: Finished, media_type: MediaType) -> Response:
             return JSONResponse(_generate_body(finished).model_dump(), headers=_headers(finished))
         case MediaType.PNG | MediaType.JPEG | MediaType.WEBP:
             return Response(finished.pictures[0], media_type=media_type, headers=_headers(finished))
-        case MediaType.MULTIPART:
-            boundary = secrets.token_hex(16)
-            content_type = finished.encoding.media_type.encode()
-            parts = [
-                b"--%s\r\nContent-Type: %s\r\nContent-Length: %d\r\nX-Seed: %d\r\n\r\n%s\r\n"
-                % (boundary.encode(), content_type, len(picture), image.seed, picture)
-                for image, picture in zip(finished.done.images, finished.pictures, strict=True)
-            ]
-            return Response(
-                b"".join((*parts, b"--%s--\r\n" % boundary.encode())),
-                media_type=f"{MediaType.MULTIPART}; boundary={boundary}",
-                headers=_headers(finished),
-            )
+        case MediaType.MULTIPART | MediaType.EVENTS:
+            raise AssertionError("sent while the job runs")
 
 
 def render_picture(status: JobStatus, image: ImageRef, picture: bytes, encoding: Encoding) -> Response:
     """The answer to GET /v1/jobs/{id}/images/{i}."""
-    headers = _recipe_headers(status.job, done_of(status)) | {"X-Seed": str(image.seed)}
+    headers = recipe_headers(status.job, done_of(status).model_version) | {"X-Seed": str(image.seed)}
     return Response(picture, media_type=encoding.media_type, headers=clean_headers(headers))
 
 
@@ -189,19 +177,25 @@ def _generate_body(finished: Finished) -> GenerateResponse:
 
 
 def _headers(finished: Finished) -> dict[str, str]:
-    timings = _timings(finished.status, total_s=finished.total_s)
-    headers = _recipe_headers(finished.status.job, finished.done)
-    headers |= {
+    headers = recipe_headers(finished.status.job, finished.done.model_version)
+    return clean_headers(headers | outcome_headers(finished.status, finished.total_s))
+
+
+def outcome_headers(status: JobStatus, total_s: float) -> dict[str, str]:
+    """How it went: timings and warnings of a job that is done."""
+    timings = _timings(status, total_s=total_s)
+    headers = {
         "x-queue-time": f"{timings.queue_s or 0:.3f}",
         "x-inference-time": f"{timings.inference_s or 0:.3f}",
-        "x-total-time": f"{finished.total_s:.3f}",
+        "x-total-time": f"{total_s:.3f}",
     }
-    if warnings := [*warnings_for(finished.status.job.params), *finished.done.warnings]:
+    if warnings := [*warnings_for(status.job.params), *done_of(status).warnings]:
         headers["X-Warning"] = "; ".join(warnings)
     return clean_headers(headers)
 
 
-def _recipe_headers(job: Job, done: Done) -> dict[str, str]:
+def recipe_headers(job: Job, model_version: str) -> dict[str, str]:
+    """The job and its effective values."""
     params = job.params
     return {
         "X-Job-ID": job.id,
@@ -210,7 +204,7 @@ def _recipe_headers(job: Job, done: Done) -> dict[str, str]:
         "X-Guidance-Scale": f"{params.guidance_scale:g}",
         "X-Size": f"{params.width}x{params.height}",
         "X-Model": job.model,
-        "X-Model-Version": done.model_version,
+        "X-Model-Version": model_version,
     }
 
 

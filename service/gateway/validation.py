@@ -20,9 +20,10 @@ from service.errors import InvalidValue, UnknownModel
 from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.schemas import GenerateRequest
-from service.jobs import Job, Priority, new_job_id
+from service.jobs import Job, Priority, WatchLevel, new_job_id
 from service.settings import Settings
 
+MAX_PARTIAL_IMAGES = 3
 ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
 
 COMPRESSION_SENTENCE = f"an integer from 0 to {MAX_QUALITY}, with output_format jpeg or webp"
@@ -110,6 +111,9 @@ class Validator:
             lambda value: 0 <= value <= MAX_SEED,
         )
         num_images = check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)
+        partial_images = check(
+            "partial_images", _or(request.partial_images, 0), lambda value: 0 <= value <= MAX_PARTIAL_IMAGES
+        )
         timeout_s = check(
             "timeout_s",
             _or(request.timeout_s, settings.default_timeout_s),
@@ -138,6 +142,8 @@ class Validator:
             inbox=inbox,
             output_format=encoding.format.value,
             output_compression=encoding.quality,
+            watch_level=WatchLevel.PREVIEWS if request.previews or partial_images else WatchLevel.NOTHING,
+            partial_images=partial_images,
         )
 
     def allowed(self, field: str, card: ModelCard) -> str:
@@ -155,6 +161,8 @@ class Validator:
             "n": f"an integer from 1 to {settings.max_images}",
             "priority": "high, normal, low",
             "timeout_s": f"a number above 0, up to {settings.max_timeout_s:g}",
+            "previews": "true, false",
+            "partial_images": f"an integer from 0 to {MAX_PARTIAL_IMAGES}",
             "clean_prompt": "true, false",
             "exact_schedule": "true, false",
             "output_format": ", ".join(PictureFormat),
