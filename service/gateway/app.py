@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import events, generate, health, jobs, models, pictures
+from service.gateway import events, generate, health, jobs, models, openai_images, pictures
 from service.gateway.abandoned import Abandoned
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
@@ -32,6 +32,7 @@ from service.settings import Settings
 
 ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
+    openai_images.router,
     jobs.router,
     events.router,
     pictures.router,

@@ -89,9 +89,7 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
             return await multipart_response(request, gateway, job, began_at)
         return await _finished(request, gateway, watch, media_type, began_at)
     except EmmditError as error:
-        response = error_response(error, request.state.request_id)
-        response.headers["X-Job-ID"] = job.id
-        return response
+        return error_response(error, request.state.request_id, job.id)
 
 
 async def _finished(

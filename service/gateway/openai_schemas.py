@@ -114,6 +114,5 @@ class CompletedEvent(_PictureEvent):
     """One finished picture."""
 
     type: Literal["image_generation.completed"] = "image_generation.completed"
-    revised_prompt: str
     seed: int
     usage: Usage = Usage()

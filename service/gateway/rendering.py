@@ -88,9 +88,9 @@ def render(finished: Finished, media_type: MediaType) -> Response:
     """The answer to POST /v1/generate."""
     match media_type:
         case MediaType.JSON:
-            return JSONResponse(_generate_body(finished).model_dump(), headers=_headers(finished))
+            return JSONResponse(_generate_body(finished).model_dump(), headers=finished_headers(finished))
         case MediaType.PNG | MediaType.JPEG | MediaType.WEBP:
-            return Response(finished.pictures[0], media_type=media_type, headers=_headers(finished))
+            return Response(finished.pictures[0], media_type=media_type, headers=finished_headers(finished))
         case MediaType.MULTIPART | MediaType.EVENTS:
             raise AssertionError("sent while the job runs")
 
@@ -116,7 +116,7 @@ def job_body(status: JobStatus, *, seconds_left: float | None, error: ErrorDetai
         num_steps=status.num_steps,
         estimated_seconds_left=None if seconds_left is None else round(seconds_left, 1),
         n=job.num_images,
-        size=f"{params.width}x{params.height}",
+        size=size_of(job),
         num_inference_steps=params.num_inference_steps,
         guidance_scale=params.guidance_scale,
         seed=params.seed,
@@ -132,6 +132,11 @@ def job_body(status: JobStatus, *, seconds_left: float | None, error: ErrorDetai
         warnings=[*warnings_for(params), *(done.warnings if done else ())],
         error=error,
     )
+
+
+def size_of(job: Job) -> str:
+    """WIDTHxHEIGHT."""
+    return f"{job.params.width}x{job.params.height}"
 
 
 def image_path(job_id: str, index: int | str) -> str:
@@ -167,7 +172,7 @@ def _generate_body(finished: Finished) -> GenerateResponse:
             for index, (image, picture) in enumerate(zip(done.images, finished.pictures, strict=True))
         ],
         prompt=done.prompt,
-        size=f"{params.width}x{params.height}",
+        size=size_of(status.job),
         num_inference_steps=params.num_inference_steps,
         guidance_scale=params.guidance_scale,
         output_format=finished.encoding.format.value,
@@ -176,7 +181,8 @@ def _generate_body(finished: Finished) -> GenerateResponse:
     )
 
 
-def _headers(finished: Finished) -> dict[str, str]:
+def finished_headers(finished: Finished) -> dict[str, str]:
+    """Effective values, timings and warnings."""
     headers = recipe_headers(finished.status.job, finished.done.model_version)
     return clean_headers(headers | outcome_headers(finished.status, finished.total_s))
 
@@ -202,7 +208,7 @@ def recipe_headers(job: Job, model_version: str) -> dict[str, str]:
         "X-Seed": str(params.seed),
         "X-Num-Inference-Steps": str(params.num_inference_steps),
         "X-Guidance-Scale": f"{params.guidance_scale:g}",
-        "X-Size": f"{params.width}x{params.height}",
+        "X-Size": size_of(job),
         "X-Model": job.model,
         "X-Model-Version": model_version,
     }

@@ -152,10 +152,14 @@ class WorkerBody(BaseModel):
 
 
 class ModelBody(BaseModel):
-    """What one model can be asked for, and where it is loaded. `is_default`: it draws where a request names none."""
+    """What one model can be asked for, and where it is loaded. `is_default`: it draws where a request names none.
+
+    `created` is when this gateway began to serve it: the openai SDKs want a time there.
+    """
 
     id: str
     object: Literal["model"] = "model"
+    created: int
     is_default: bool = False
     owned_by: str = "emmdit"
     description: str

@@ -27,6 +27,7 @@ from service.gateway.refusals import RequestRefused
         ("application/json;q=0, */*", 1, MediaType.PNG),
         ("image/png; charset=x; q=0.3, application/json;q=0.2", 1, MediaType.PNG),
         ("multipart/*", 1, MediaType.MULTIPART),
+        ("text/event-stream", 2, MediaType.EVENTS),
         ("nonsense, image/png", 1, MediaType.PNG),
         ("image/webp", 1, MediaType.WEBP),
         ("image/webp, image/jpeg;q=0.9", 1, MediaType.WEBP),

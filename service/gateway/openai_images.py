@@ -1,0 +1,139 @@
+"""POST /v1/images/generations: pictures for an unmodified openai SDK. The steps are those of POST /v1/generate."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+
+from service.errors import EmmditError
+from service.gateway import sse
+from service.gateway.admission import (
+    CLIENT_CLOSED_REQUEST,
+    log_accepted,
+    read_fields,
+    refuse_impossible,
+    submit,
+    wait_unless_disconnected,
+)
+from service.gateway.auth import owner_of
+from service.gateway.context import Gateway, gateway_of
+from service.gateway.openai_request import ImagesOrder, read_order
+from service.gateway.openai_schemas import ImageData, ImagesRequest, ImagesResponse
+from service.gateway.openai_stream import image_events
+from service.gateway.rendering import (
+    Finished,
+    clean_headers,
+    done_of,
+    finished_headers,
+    image_path,
+    load,
+    recipe_headers,
+    size_of,
+)
+from service.gateway.responses import error_response
+from service.gateway.schemas import ErrorBody
+from service.gateway.signing import signed_url
+from service.gateway.streaming import StreamedResponse
+from service.gateway.waiters import Watch
+from service.jobs import Job, WatchLevel
+
+router = APIRouter()
+
+_OPENAPI = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ImagesRequest.model_json_schema()}},
+    }
+}
+
+
+@router.post(
+    "/v1/images/generations",
+    openapi_extra=_OPENAPI,
+    responses={
+        200: {
+            "model": ImagesResponse,
+            "content": {sse.MEDIA_TYPE: {}},
+            "description": "The pictures or links to them; with `stream` events.",
+        },
+        "4XX": {"model": ErrorBody},
+        "5XX": {"model": ErrorBody},
+    },
+)
+async def create_images(request: Request, owner: Annotated[str, Depends(owner_of)]) -> Response:
+    """Draw pictures, in OpenAI's words. `stream` alone decides the answer's form: Accept and Prefer are not read."""
+    began_at_s = time.monotonic()
+    gateway = gateway_of(request)
+    model = "unknown"
+    try:
+        fields = await read_fields(request, gateway)
+        model = gateway.validator.model_named(fields)
+        order, job = _admit(gateway, fields, owner)
+        watch, _ = await submit(gateway, job)
+    except EmmditError as error:
+        gateway.metrics.count_rejection(model, error.code)
+        raise
+
+    log_accepted(request, job)
+    if order.is_streamed:
+        headers = recipe_headers(job, gateway.model_of(job).card.version)
+        return StreamedResponse(
+            image_events(gateway, job, order, began_at_s),
+            media_type=sse.MEDIA_TYPE,
+            headers={**clean_headers(headers), **sse.HEADERS},
+        )
+    try:
+        return await _finished(request, gateway, watch, order, began_at_s)
+    except EmmditError as error:
+        return error_response(error, request.state.request_id, job.id)
+
+
+def _admit(gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[ImagesOrder, Job]:
+    """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
+    order = read_order(fields, gateway.validator)
+    job = gateway.validator.to_job(order.generate, owner=owner, inbox=gateway.waiters.inbox, encoding=order.encoding)
+    if order.is_streamed:  # these streams have no place for small previews
+        job = replace(job, watch_level=WatchLevel.PICTURES)
+    refuse_impossible(gateway, job)
+    return order, job
+
+
+async def _finished(
+    request: Request, gateway: Gateway, watch: Watch, order: ImagesOrder, began_at_s: float
+) -> Response:
+    """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
+    status = await wait_unless_disconnected(request, gateway, watch)
+    if status is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    done, job = done_of(status), watch.job
+    pictures: tuple[bytes, ...] = ()
+    if order.has_urls:
+        addresses = [
+            await signed_url(request, gateway, image_path(job.id, index), order.encoding)
+            for index in range(len(done.images))
+        ]
+        data = [
+            ImageData(url=url, revised_prompt=done.prompt, seed=image.seed)
+            for url, image in zip(addresses, done.images, strict=True)
+        ]
+    else:
+        pictures = await load(gateway.blobs, done.images, order.encoding)
+        data = [
+            ImageData(b64_json=base64.b64encode(picture).decode(), revised_prompt=done.prompt, seed=image.seed)
+            for picture, image in zip(pictures, done.images, strict=True)
+        ]
+    body = ImagesResponse(
+        created=int(status.created_at),
+        data=data,
+        output_format=order.encoding.format.value,
+        size=size_of(job),
+        quality=order.quality,
+    )
+    finished = Finished(status, done, pictures, order.encoding, total_s=time.monotonic() - began_at_s)
+    return JSONResponse(body.model_dump(exclude_none=True), headers=finished_headers(finished))
