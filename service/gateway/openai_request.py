@@ -11,8 +11,7 @@ from service.errors import InvalidValue
 from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.openai_schemas import ImagesRequest, QualityName
 from service.gateway.schemas import GenerateRequest
-from service.gateway.validation import COMPRESSION_SENTENCE, Validator, encoding_of, parse_fields
-from service.job_events import MAX_PARTIAL_IMAGES
+from service.gateway.validation import COMPRESSION_SENTENCE, MAX_PARTIAL_IMAGES, Validator, encoding_of, parse_fields
 
 # Steps beside the model's own number: what more computation buys is more steps.
 STEPS_FACTOR: Mapping[QualityName, float] = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
