@@ -1,4 +1,4 @@
-"""Every Redis key of one model, in the order in which the scripts name them (service/scripts/prelude.lua).
+"""Every Redis key, those of one model in the order in which the scripts name them (service/scripts/prelude.lua).
 
 All keys of a model carry one hash tag, so that on a Cluster they share a slot and every script stays atomic.
 """
@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+LINK_SECRET = "emmdit:link_secret"  # the one key that belongs to no model: what signs links to pictures
 
 _SHARED = (
     "queue",  # zset: jobs that may run now, by priority class and the tenant's virtual time

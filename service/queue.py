@@ -16,7 +16,7 @@ from service import queue_wire as wire
 from service.errors import ConfigurationError, IdempotencyKeyReused, JobNotFound, QueueFull, ServerOverloaded
 from service.job_events import JobEvents
 from service.jobs import Failed, Job, JobResult, JobStatus, WatchLevel, decode_job, encode_result
-from service.keys import QueueKeys
+from service.keys import LINK_SECRET, QueueKeys
 from service.owner_jobs import OwnerJobs
 from service.queue_server import CALL_BUDGET_S, MAX_BLOCK_S, SERVER_RETRY_AFTER_S, QueueServer, translated
 from service.queue_types import (
@@ -115,13 +115,16 @@ class JobQueue:
 
     # Pipelines here are no transactions: Redis refuses even reads within MULTI while it is over its memory limit.
 
-    async def status(self, job_id: str, owner: str) -> JobStatus:
-        """The job as it stands. Raises JobNotFound for an unknown id, an ended job past its time, another's job."""
+    async def status(self, job_id: str, owner: str | None) -> JobStatus:
+        """The job as it stands. Raises JobNotFound for an unknown id, an ended job past its time, another's job.
+
+        Without an owner it is anybody's: the caller has proof that it may be seen.
+        """
         async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.job(job_id))
             pipe.zrank(self._keys.queue, job_id)
             fields, rank = await pipe.execute()
-        if fields.get("owner") != owner:
+        if not fields or owner not in (None, fields.get("owner")):
             raise wire.job_not_found(job_id)
         return wire.decode_status(fields, rank)
 
@@ -276,6 +279,11 @@ class JobQueue:
             streams = {self._keys.inbox(inbox): after}
             reply = await self._server.blocking.xread(streams, count=512, block=wire.to_ms(wait_s))
         return tuple(InboxEvent(event, fields["job"]) for _, events in reply for event, fields in events)
+
+    async def link_secret(self) -> str:
+        """What all gateways sign links to pictures with, whatever the model."""
+        async with translated(CALL_BUDGET_S):
+            return await self._server.shared_secret(LINK_SECRET)
 
     async def ping(self) -> None:
         """Return if the server answers."""

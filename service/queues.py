@@ -104,8 +104,8 @@ class Queues(Mapping[str, JobQueue]):
         """JobQueue.reap of every model."""
         return sum(await asyncio.gather(*(queue.reap() for queue in self.values())), ReapReport())
 
-    async def status(self, job_id: str, owner: str) -> JobStatus:
-        """The job, whichever model's it is. Raises JobNotFound where none of them knows it for this owner."""
+    async def status(self, job_id: str, owner: str | None) -> JobStatus:
+        """The job, whichever model's it is. Raises JobNotFound where none of them knows it for this owner (or any)."""
         return _found(await asyncio.gather(*(_status(queue, job_id, owner) for queue in self.values())), job_id)
 
     async def cancel(self, job_id: str, owner: str) -> JobStatus:
@@ -135,6 +135,10 @@ class Queues(Mapping[str, JobQueue]):
         jobs = sorted((status for page in pages for status in page), key=place_of, reverse=True)
         return jobs[:limit], len(jobs) > limit
 
+    async def link_secret(self) -> str:
+        """JobQueue.link_secret."""
+        return await next(iter(self.values())).link_secret()
+
     async def ping(self) -> None:
         """Return if the server answers."""
         await next(iter(self.values())).ping()
@@ -160,7 +164,7 @@ def fair_places(held: Mapping[str, int], num_free: int) -> dict[str, int]:
     return {model: total - held[model] for model, total in totals.items() if total > held[model]}
 
 
-async def _status(queue: JobQueue, job_id: str, owner: str) -> JobStatus | None:
+async def _status(queue: JobQueue, job_id: str, owner: str | None) -> JobStatus | None:
     try:
         return await queue.status(job_id, owner)
     except JobNotFound:

@@ -8,18 +8,20 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from fastapi import Request
+from fastapi.responses import Response
 from pydantic import BaseModel
 
-from service.errors import DeadlineExceeded, EmmditError, JobNotFound, ServerOverloaded
+from service.errors import DeadlineExceeded, EmmditError, JobNotFound, JobNotReady, ServerOverloaded
 from service.gateway.body import read_json_object
 from service.gateway.context import Gateway
 from service.gateway.idempotency import REPLAYED, key_of, refuse_under_way, with_seed_of
 from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.responses import error_response
 from service.gateway.streaming import disconnect
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobState, JobStatus
@@ -85,7 +87,7 @@ async def enter(
         earlier = await gateway.queues.keyed(key, job.owner)
         gateway.metrics.count_look_up("idempotency", is_hit=earlier is not None)
         if earlier is not None:
-            return await _replay(gateway, earlier, waits_for_end=waits_for_end)
+            return await _replay(gateway, earlier, job, waits_for_end=waits_for_end)
     elif has_seed:
         watch = gateway.sharing.join(job, will_watch=not is_kept)
         gateway.metrics.count_look_up("generation", is_hit=watch is not None)
@@ -105,7 +107,7 @@ async def enter(
         raise
     if submitted.earlier is not None:  # the same request came at the same moment; nobody shares a job with a key
         _forget(gateway, watch, JobNotFound(f"job {job.id} gave way to job {submitted.earlier.job.id}"))
-        return await _replay(gateway, submitted.earlier, waits_for_end=waits_for_end)
+        return await _replay(gateway, submitted.earlier, job, waits_for_end=waits_for_end)
     watch.accepted.set_result(submitted.position)
     return Entry(_accepted_status(job, submitted.position), watch, is_kept=is_kept or key is not None)
 
@@ -161,9 +163,20 @@ def entry_headers(entry: Entry, status_code: int) -> dict[str, str]:
     return headers
 
 
-async def _replay(gateway: Gateway, earlier: JobStatus, *, waits_for_end: bool) -> Entry:
+def failed(request: Request, entry: Entry, error: EmmditError) -> Response:
+    """The answer to a request that has its job and gets no pictures of it."""
+    if isinstance(error, JobNotReady):  # done, and its pictures were removed before their time
+        message = f"the pictures of job {entry.status.job.id} are no longer stored"
+        error = RequestRefused(410, "job_not_ready", message)
+    return error_response(error, request.state.request_id)
+
+
+async def _replay(gateway: Gateway, earlier: JobStatus, job: Job, *, waits_for_end: bool) -> Entry:
+    """`job` is what the request would have been drawn as: its pictures are sent as this one asks for."""
     if waits_for_end:
         await refuse_under_way(gateway, earlier)
+        as_asked = replace(earlier.job, output_format=job.output_format, output_compression=job.output_compression)
+        earlier = replace(earlier, job=as_asked)
     if earlier.state.is_terminal:
         gateway.metrics.count_answer(earlier.job.model, earlier.state)
     return Entry(earlier, None, is_kept=True)

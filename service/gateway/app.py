@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import events, generate, health, job_list, jobs, models
+from service.gateway import events, generate, health, job_list, jobs, models, openai_images, pictures
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
 from service.gateway.context import Gateway, ServedModel
@@ -31,9 +31,11 @@ from service.settings import Settings
 
 ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
+    openai_images.router,
     job_list.router,
     jobs.router,
     events.router,
+    pictures.router,
     models.router,
     health.router,
 )

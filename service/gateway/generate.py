@@ -11,13 +11,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.errors import EmmditError, JobNotReady
-from service.gateway.accept import MediaType, choose_media_type, wants_async
+from service.errors import EmmditError
+from service.gateway.accept import MediaType, choose_form, wants_async
 from service.gateway.admission import (
     CLIENT_CLOSED_REQUEST,
     Entry,
     enter,
     entry_headers,
+    failed,
     leave_later,
     log_entered,
     read_fields,
@@ -26,12 +27,12 @@ from service.gateway.admission import (
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
 from service.gateway.events import event_stream, event_stream_response
-from service.gateway.idempotency import no_longer_stored
+from service.gateway.formats import Encoding
 from service.gateway.jobs import describe, poll_headers
 from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
-from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
+from service.gateway.validation import encoding_of
 from service.jobs import WatchLevel
 
 router = APIRouter()
@@ -50,7 +51,13 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}, MediaType.EVENTS: {}},
+            "content": {
+                MediaType.PNG: {},
+                MediaType.JPEG: {},
+                MediaType.WEBP: {},
+                MediaType.MULTIPART: {},
+                MediaType.EVENTS: {},
+            },
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -59,7 +66,7 @@ _OPENAPI = {
     },
 )
 async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -> Response:
-    """Draw pictures: PNG, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
+    """Draw pictures: a picture, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
     began_at = time.monotonic()
     gateway = gateway_of(request)
     is_async = wants_async(request.headers.get("prefer"))
@@ -68,8 +75,9 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
         fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
         body = gateway.validator.parse(fields)
-        job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
-        media_type = choose_media_type(request.headers.get("accept"), job.num_images)
+        form = choose_form(request.headers.get("accept"), body.n or 1, body.output_format)
+        media_type, encoding = form.media_type, encoding_of(form.format, body.output_compression)
+        job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox, encoding=encoding)
         is_stream = media_type is MediaType.EVENTS and not is_async
         if is_stream:
             job = replace(job, watch_level=WatchLevel.PREVIEWS)
@@ -92,10 +100,8 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
             response = await multipart_response(request, gateway, entry, began_at)
         else:
             response = await _finished(request, gateway, entry, media_type, began_at)
-    except JobNotReady as error:
-        response = error_response(no_longer_stored(entry.status, error), request.state.request_id)
     except EmmditError as error:
-        response = error_response(error, request.state.request_id)
+        response = failed(request, entry, error)
     response.headers.update(entry_headers(entry, response.status_code))
     return response
 
@@ -108,8 +114,9 @@ async def _finished(
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
-    pngs = await load(gateway.blobs, done.images)
-    return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
+    encoding = Encoding.of_job(entry.status.job)
+    pictures = await load(gateway.blobs, done.images, encoding)
+    return render(Finished(status, done, pictures, encoding, total_s=time.monotonic() - began_at), media_type)
 
 
 async def _events_while_wanted(gateway: Gateway, entry: Entry, began_at: float) -> AsyncGenerator[bytes, None]:
@@ -117,7 +124,7 @@ async def _events_while_wanted(gateway: Gateway, entry: Entry, began_at: float) 
     job = entry.status.job
     has_ended = False
     try:
-        async with aclosing(event_stream(gateway, job.id, job.owner, began_at_s=began_at)) as events:
+        async with aclosing(event_stream(gateway, job, began_at_s=began_at)) as events:
             async for chunk in events:
                 yield chunk
         has_ended = True

@@ -15,7 +15,6 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from model.params import MAX_SEED
-from service.errors import JobNotReady
 from service.gateway.context import Gateway
 from service.gateway.jobs import describe
 from service.gateway.refusals import RequestRefused, shorten
@@ -64,11 +63,6 @@ async def refuse_under_way(gateway: Gateway, status: JobStatus) -> None:
         headers={"X-Job-ID": job_id},
         retry_after_s=max(seconds_left or 1.0, 1.0),
     )
-
-
-def no_longer_stored(status: JobStatus, error: JobNotReady) -> RequestRefused:
-    """410: the key's job is done, and its pictures were removed before their time."""
-    return RequestRefused(410, error.code, f"the pictures of job {status.job.id} are no longer stored")
 
 
 def _digest(value: object) -> str:

@@ -20,6 +20,7 @@ from service.gateway.accept import MediaType
 from service.gateway.admission import CLIENT_CLOSED_REQUEST, Entry, leave
 from service.gateway.context import Gateway
 from service.gateway.feed import Ended, PictureReady, feed
+from service.gateway.formats import Encoding, encode
 from service.gateway.rendering import clean_headers, done_of, outcome_headers, recipe_headers
 from service.gateway.responses import error_detail
 from service.gateway.schemas import ErrorBody
@@ -85,12 +86,13 @@ async def _parts(
     boundary: str,
     began_at_s: float,
 ) -> AsyncGenerator[bytes, None]:
+    encoding = Encoding.of_job(entry.status.job)
     has_ended = False
     try:
         try:
-            yield _part(*first, boundary, began_at_s)
+            yield await _part(*first, encoding, boundary, began_at_s)
             async for picture, status in others:
-                yield _part(picture, status, boundary, began_at_s)
+                yield await _part(picture, status, encoding, boundary, began_at_s)
         except EmmditError as error:
             body = ErrorBody(error=error_detail(error)).model_dump_json().encode()
             yield _framed(body, boundary, {"Content-Type": "application/json"})
@@ -102,15 +104,18 @@ async def _parts(
             await leave(gateway, entry)
 
 
-def _part(picture: PictureReady, status: JobStatus | None, boundary: str, began_at_s: float) -> bytes:
+async def _part(
+    picture: PictureReady, status: JobStatus | None, encoding: Encoding, boundary: str, began_at_s: float
+) -> bytes:
+    (data,) = await encode((picture.png,), encoding)
     headers = {
-        "Content-Type": "image/png",
+        "Content-Type": encoding.media_type,
         "X-Image-Index": str(picture.index),
         "X-Seed": str(picture.image.seed),
     }
     total_s = time.monotonic() - began_at_s
     headers |= {"x-total-time": f"{total_s:.3f}"} if status is None else outcome_headers(status, total_s)
-    return _framed(picture.png, boundary, headers)
+    return _framed(data, boundary, headers)
 
 
 def _framed(data: bytes, boundary: str, headers: Mapping[str, str]) -> bytes:

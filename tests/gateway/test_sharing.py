@@ -149,6 +149,20 @@ def test_asynchronous_requests_and_streams_share_too(painter):
     assert waiting.get().headers["x-job-id"] == job_id
 
 
+def test_both_routes_share(painter):
+    waiting = Waiting(painter)
+    wait_until(lambda: painter.worker.held)
+    body = {"prompt": "a red apple", "seed": 7, "stream": True}
+    answers = []
+    stream = threading.Thread(target=lambda: answers.append(painter.client.post("/v1/images/generations", json=body)))
+    stream.start()
+    wait_until(lambda: num_wanted(painter) == 2)
+    painter.worker.is_holding = False
+    stream.join(20)
+    assert answers[0].headers["x-job-id"] == waiting.get().headers["x-job-id"]
+    assert "image_generation.completed" in answers[0].text
+
+
 def test_a_client_that_hangs_up_leaves_the_picture_to_the_others(painter):
     cancelled, successes = requests_total(painter, "cancelled"), requests_total(painter, "success")
     staying = Waiting(painter)
