@@ -16,7 +16,6 @@ from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
 from service.gateway import events, generate, health, job_list, jobs, models, openai_images, pictures, webpage
-from service.gateway.abandoned import Abandoned
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
 from service.gateway.context import Gateway, ServedModel
