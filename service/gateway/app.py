@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import events, generate, health, job_list, jobs, models, openai_images, pictures
+from service.gateway import events, generate, health, job_list, jobs, models, openai_images, pictures, webpage
+from service.gateway.abandoned import Abandoned
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
 from service.gateway.context import Gateway, ServedModel
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     pictures.router,
     models.router,
     health.router,
+    webpage.router,
 )
 REAP_PERIOD_S = 1.0
 SWEEP_PERIOD_S = 60.0
