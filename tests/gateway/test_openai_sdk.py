@@ -219,6 +219,31 @@ def test_a_client_that_waits_no_longer_has_a_timeout_and_its_job_is_cancelled(he
     held.wait_for_state(held.worker.seen[0].id, "cancelled")
 
 
+def test_with_a_key_a_client_that_lost_patience_gets_the_picture_that_was_drawn_meanwhile(held):
+    codes = []
+
+    def finish():
+        wait_until(lambda: codes == [409])
+        held.worker.is_holding = False
+
+    with ThreadPoolExecutor() as pool, sdk(held, codes, max_retries=2, timeout=2) as client:
+        finished = pool.submit(finish)
+        answer = client.images.generate(prompt=PROMPT, extra_headers={"Idempotency-Key": "patience"})
+        finished.result()
+    assert codes == [409, 200]  # the first one was not waited for
+    assert answer.data[0].seed == held.worker.seen[0].params.seed
+    assert len(held.worker.seen) == 1
+
+
+def test_a_key_that_was_used_for_another_request_is_an_error_of_its_own(gateway):
+    key = {"Idempotency-Key": "mistaken"}
+    with sdk(gateway, max_retries=2) as client:
+        client.images.generate(prompt=PROMPT, extra_headers=key)
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            client.images.generate(prompt="another", extra_headers=key)
+    assert caught.value.code == "idempotency_key_reused"
+
+
 def test_a_failure_in_midstream_is_an_api_error(held):
     held.worker.failure = Failed("broken", "the worker gave up")
     with sdk(held) as client:
