@@ -28,19 +28,18 @@ from service.gateway.openai_request import ImagesOrder, read_order
 from service.gateway.openai_schemas import ImageData, ImagesRequest, ImagesResponse
 from service.gateway.openai_stream import image_events
 from service.gateway.rendering import (
-    Finished,
     clean_headers,
     done_of,
-    finished_headers,
     image_path,
     load,
+    outcome_headers,
     recipe_headers,
     size_of,
 )
 from service.gateway.schemas import ErrorBody
 from service.gateway.signing import signed_url
 from service.gateway.streaming import StreamedResponse
-from service.jobs import WatchLevel
+from service.jobs import Done, Job, WatchLevel
 
 router = APIRouter()
 
@@ -114,29 +113,33 @@ async def _finished(
     status = await wait_for_end(request, gateway, entry)
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    done, job = done_of(status), status.job
-    pictures: tuple[bytes, ...] = ()
-    if order.has_urls:
-        addresses = [
-            await signed_url(request, gateway, image_path(job.id, index), order.encoding)
-            for index in range(len(done.images))
-        ]
-        data = [
-            ImageData(url=url, revised_prompt=done.prompt, seed=image.seed)
-            for url, image in zip(addresses, done.images, strict=True)
-        ]
-    else:
-        pictures = await load(gateway.blobs, done.images, order.encoding)
-        data = [
-            ImageData(b64_json=base64.b64encode(picture).decode(), revised_prompt=done.prompt, seed=image.seed)
-            for picture, image in zip(pictures, done.images, strict=True)
-        ]
+    job, done = status.job, done_of(status)
     body = ImagesResponse(
         created=int(status.created_at),
-        data=data,
+        data=await (_links(request, gateway, job, done, order) if order.has_urls else _pictures(gateway, done, order)),
         output_format=order.encoding.format.value,
         size=size_of(job),
         quality=order.quality,
     )
-    finished = Finished(status, done, pictures, order.encoding, total_s=time.monotonic() - began_at_s)
-    return JSONResponse(body.model_dump(exclude_none=True), headers=finished_headers(finished))
+    headers = clean_headers(recipe_headers(job, done.model_version))
+    headers |= outcome_headers(status, time.monotonic() - began_at_s)
+    return JSONResponse(body.model_dump(exclude_none=True), headers=headers)
+
+
+async def _pictures(gateway: Gateway, done: Done, order: ImagesOrder) -> list[ImageData]:
+    pictures = await load(gateway.blobs, done.images, order.encoding)
+    return [
+        ImageData(b64_json=base64.b64encode(picture).decode(), revised_prompt=done.prompt, seed=image.seed)
+        for picture, image in zip(pictures, done.images, strict=True)
+    ]
+
+
+async def _links(request: Request, gateway: Gateway, job: Job, done: Done, order: ImagesOrder) -> list[ImageData]:
+    return [
+        ImageData(
+            url=await signed_url(request, gateway, image_path(job.id, index), order.encoding),
+            revised_prompt=done.prompt,
+            seed=image.seed,
+        )
+        for index, image in enumerate(done.images)
+    ]

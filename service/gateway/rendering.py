@@ -88,9 +88,9 @@ def render(finished: Finished, media_type: MediaType) -> Response:
     """The answer to POST /v1/generate."""
     match media_type:
         case MediaType.JSON:
-            return JSONResponse(_generate_body(finished).model_dump(), headers=finished_headers(finished))
+            return JSONResponse(_generate_body(finished).model_dump(), headers=_headers(finished))
         case MediaType.PNG | MediaType.JPEG | MediaType.WEBP:
-            return Response(finished.pictures[0], media_type=media_type, headers=finished_headers(finished))
+            return Response(finished.pictures[0], media_type=media_type, headers=_headers(finished))
         case MediaType.MULTIPART | MediaType.EVENTS:
             raise AssertionError("sent while the job runs")
 
@@ -181,8 +181,7 @@ def _generate_body(finished: Finished) -> GenerateResponse:
     )
 
 
-def finished_headers(finished: Finished) -> dict[str, str]:
-    """Effective values, timings and warnings."""
+def _headers(finished: Finished) -> dict[str, str]:
     headers = recipe_headers(finished.status.job, finished.done.model_version)
     return clean_headers(headers | outcome_headers(finished.status, finished.total_s))
 

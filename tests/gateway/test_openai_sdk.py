@@ -107,6 +107,37 @@ def test_the_async_client_draws_many_at_once(gateway):
     assert [event.type for event in events] == ["image_generation.completed"]
 
 
+def test_the_async_client_sees_links_partial_images_and_errors(held):
+    async def draw():
+        async with AsyncOpenAI(base_url=f"{held.base_url}/v1", api_key="unused", max_retries=0) as client:
+            with pytest.raises(openai.BadRequestError):
+                await client.images.generate(prompt=PROMPT, n=0)
+            with pytest.raises(openai.NotFoundError):
+                await client.images.generate(prompt=PROMPT, model="gpt-image-2")
+            with pytest.raises(openai.APITimeoutError):
+                await client.with_options(timeout=0.3).images.generate(prompt=PROMPT)
+            events = await client.images.generate(prompt=PROMPT, stream=True, partial_images=1)
+            (job,) = await asyncio.to_thread(jobs_that_ask_for_partial_images, held)
+            image = held.worker._draw(job).images[0]
+            await asyncio.to_thread(held.call, held.queue.events.report(job.id, 1, 2, [Partial(0, 0, 2, 4, image)]))
+            held.worker.is_holding = False
+            kinds = [event.type async for event in events]
+            answer = await client.images.generate(prompt=PROMPT, response_format="url")
+            return kinds, answer.data[0].url
+
+    kinds, url = asyncio.run(draw())
+    assert kinds == ["image_generation.partial_image", "image_generation.completed"]
+    assert httpx.get(url).headers["content-type"] == "image/png"
+
+
+def jobs_that_ask_for_partial_images(gateway):
+    def found():
+        return [job for job in gateway.worker.held.values() if job.partial_images]
+
+    wait_until(found)
+    return found()
+
+
 def test_partial_images_come_before_the_picture(held):
     with sdk(held) as client:
         events = client.images.generate(prompt=PROMPT, stream=True, partial_images=1)

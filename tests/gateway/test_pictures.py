@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from email import message_from_bytes
 
 import pytest
@@ -34,6 +35,18 @@ def test_several_pictures_travel_in_the_format_too(gateway):
     parts = message_from_bytes(header + answer.content).get_payload()
     assert [part.get_content_type() for part in parts] == ["image/webp"] * 2
     assert {format_of(part.get_payload(decode=True)) for part in parts} == {"WEBP"}
+
+
+def test_events_hold_pictures_in_the_format_too(gateway):
+    body = {"prompt": "a red apple", "output_format": "webp"}
+    answer = gateway.client.post("/v1/generate", json=body, headers={"Accept": "text/event-stream"})
+    resumed = gateway.client.get(f"/v1/jobs/{answer.headers['x-job-id']}/events")
+    for text in (answer.text, resumed.text):
+        block = next(block for block in text.split("\n\n") if "event: image\n" in block)
+        data = json.loads(block.partition("data: ")[2])
+        assert data["content_type"] == "image/webp"
+        assert format_of(base64.b64decode(data["b64_json"])) == "WEBP"
+        assert format_of(gateway.client.get(data["url"]).content) == "WEBP"
 
 
 def test_a_job_remembers_its_format(gateway):
