@@ -196,9 +196,7 @@ def test_who_gives_no_key_is_asked_no_more_until_he_wants_to_give_one(browser, f
         page.keyboard.press("Enter")
         expect(page.locator("#glance")).to_have_attribute("data-tone", "ready")
         expect(page.locator(".notice")).to_have_count(0)
-        assert fake.calls[num_calls : num_calls + 2] == ["GET /v1/models", "GET /v1/models"], (
-            "asked while nobody had a key"
-        )
+        assert fake.calls[calls : calls + 2] == ["GET /v1/models"] * 2, "it asked while nobody had a key"
 
 
 def test_two_tabs_do_not_forget_each_others_pictures(page, fake, address):
