@@ -241,7 +241,7 @@ def refusal(status, code, message, headers=None, param=None):
 def listening(fake, port=0):
     """The server on loopback; its address. Given the port of before it is the same server come back."""
     server = uvicorn.Server(
-        uvicorn.Config(fake.app, port=port, log_level="error", timeout_graceful_shutdown=1, lifespan="off")
+        uvicorn.Config(fake.app, port=port, log_level="critical", timeout_graceful_shutdown=1, lifespan="off")
     )
     thread = threading.Thread(target=server.run, name="page server")
     thread.start()
