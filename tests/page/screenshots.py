@@ -77,7 +77,7 @@ def main(folder):
             save_strip(client, folder / "preview-strip.png")
 
 
-def save(page, path, settle_ms=900):
+def save(page, path, settle_ms=1500):
     """A screenshot, once what fades has faded."""
     page.wait_for_timeout(settle_ms)
     write_small(Image.open(io.BytesIO(page.screenshot())), path)
