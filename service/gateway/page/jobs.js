@@ -174,7 +174,8 @@ export class Jobs {
     if (figure.isFinished || job.isCancelling) return;
     job.steps[index] = Math.max(job.steps[index], step);
     figure.showPreview(`data:${type};base64,${data}`, width);
-    figure.showProgress(step / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${step} of ${numSteps} `).trim());
+    const done = job.steps[index];
+    figure.showProgress(done / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${done} of ${numSteps} `).trim());
   }
 
   async #keep(job, index, seed, blob) {
