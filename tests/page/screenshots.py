@@ -63,7 +63,7 @@ def main(folder):
 
             draw(page, "a red apple on a blue background", seed=7, n=2, steps=60)
             page.fill("#prompt", "two green clocks and a spaceship")
-            expect(page.locator("#latest progress").first).to_have_attribute("value", AT_A_THIRD)
+            expect(page.locator("#latest progress").last).to_have_attribute("value", AT_A_THIRD)
             save(page, folder / "page-working.png", settle_ms=0)
             expect(finished(page)).to_have_count(len(DONE_PICTURES) + 2)
 
@@ -77,7 +77,7 @@ def main(folder):
             save_strip(client, folder / "preview-strip.png")
 
 
-def save(page, path, settle_ms=900):
+def save(page, path, settle_ms=1500):
     """A screenshot, once what fades has faded."""
     page.wait_for_timeout(settle_ms)
     write_small(Image.open(io.BytesIO(page.screenshot())), path)

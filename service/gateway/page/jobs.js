@@ -20,15 +20,18 @@ export class Jobs {
   #announce;
   #askKey;
   #onRefused;
+  #onChange;
   #jobs = []; // oldest first
 
-  // `askKey(message)` resolves to whether a key was given; `onRefused(error)` shows what is wrong with a request.
-  constructor({ gallery, notices, announce, askKey, onRefused }) {
+  // `askKey(message)` resolves to whether a key was given; `onRefused(error)` shows what is wrong with a request;
+  // `onChange` is called when a job has been accepted, refused for now, or has ended.
+  constructor({ gallery, notices, announce, askKey, onRefused, onChange }) {
     this.#gallery = gallery;
     this.#notices = notices;
     this.#announce = announce;
     this.#askKey = askKey;
     this.#onRefused = onRefused;
+    this.#onChange = onChange;
   }
 
   draw(recipe, n) {
@@ -92,11 +95,13 @@ export class Jobs {
       } catch (error) {
         if (job.isCancelling) throw new GivenUp();
         if (!isPassing(error)) throw error;
+        this.#onChange();
         const pauseS = error.retryAfterS ?? Math.min(2 ** attempt, MAX_PAUSE_S);
         await this.#waitForPlace(job, error, pauseS);
       }
     }
     keep(job.note);
+    this.#onChange();
     if (job.isCancelling) this.#sendCancel(job);
     else this.#announce(`Accepted: ${job.note.recipe.prompt}.`);
   }
@@ -169,7 +174,8 @@ export class Jobs {
     if (figure.isFinished || job.isCancelling) return;
     job.steps[index] = Math.max(job.steps[index], step);
     figure.showPreview(`data:${type};base64,${data}`, width);
-    figure.showProgress(step / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${step} of ${numSteps} `).trim());
+    const done = job.steps[index];
+    figure.showProgress(done / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${done} of ${numSteps} `).trim());
   }
 
   async #keep(job, index, seed, blob) {
@@ -232,6 +238,7 @@ export class Jobs {
     for (const figure of unfinished(job)) this.#gallery.drop(figure);
     this.#jobs = this.#jobs.filter((one) => one !== job);
     forget(job.note);
+    this.#onChange();
   }
 
   #cancel(job) {

@@ -79,7 +79,14 @@ async function start() {
     },
   });
   const ask = (message) => askKey(message, notices, () => status.look());
-  const jobs = new Jobs({ gallery, notices, announce, askKey: ask, onRefused: (error) => form.showRefusal(error) });
+  const jobs = new Jobs({
+    gallery,
+    notices,
+    announce,
+    askKey: ask,
+    onRefused: (error) => form.showRefusal(error),
+    onChange: () => status.soon(),
+  });
   const status = new Status({ onModels: (models) => form.setModels(models), askKey: ask, chosen: () => form.model?.id });
 
   connectKeys(form, jobs, gallery);

@@ -4,6 +4,7 @@ import { ApiError, listModels, readMetrics } from "./api.js";
 
 const PERIOD_MS = 4000;
 const PERIOD_WHILE_GONE_MS = 1500;
+const SOON_MS = 300;
 const WINDOW_MS = 60_000;
 
 export class Status {
@@ -23,6 +24,12 @@ export class Status {
     this.#chosen = chosen;
     document.addEventListener("visibilitychange", () => document.hidden || this.look());
     addEventListener("online", () => this.look());
+  }
+
+  // Something has changed: looked at once the server has had time to count it, and once for all that changes together.
+  soon() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.look(), SOON_MS);
   }
 
   async look() {
