@@ -21,7 +21,10 @@ import typer
 from model.catalog import resolve_bundles
 from model.errors import BundleError
 from service.cli_bench import bench_app
+from service.cli_complete import complete_models
 from service.cli_evaluate import evaluate
+from service.cli_generate import EPILOG as GENERATE_EPILOG
+from service.cli_generate import generate
 from service.cli_models import models_app
 from service.cli_train import train_app
 from service.errors import ConfigurationError
@@ -44,12 +47,15 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
+app.command(epilog=GENERATE_EPILOG)(generate)
 app.command()(evaluate)
 
 ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", help="Name of a known model, or the folder of a bundle. Several: repeat it, or separate by commas."
+        "--model",
+        help="Name of a known model, or the folder of a bundle. Several: repeat it, or separate by commas.",
+        autocompletion=complete_models,
     ),
 ]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on.")]
