@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.errors import AutoencoderError
 from model.fast_decoder import make_fast
+from model.preview import Previews
 from model.tensor_file import read_header
 
 
@@ -29,6 +30,7 @@ class Autoencoder:
         self.scaling_factor = float(network.config.scaling_factor)
         self.spatial_compression = int(network.spatial_compression_ratio)
         self.num_channels = int(network.config.latent_channels)
+        self.previews = Previews(self.num_channels)
 
     @classmethod
     def load(

@@ -21,7 +21,7 @@ from model.bundle import Bundle
 from model.compiled import CompileTarget, Forward, load_compiled
 from model.fused import FusedEMMDiT
 from model.params import GenerationParams
-from model.sampler import euler_update, guide, initial_noise
+from model.sampler import estimate_x0, euler_update, guide, initial_noise
 from model.schedule import NUM_TRAIN_TIMESTEPS, serving_sigmas
 from model.text import unknown_words
 from model.weights import LoadedModel, load_bundle
@@ -42,6 +42,7 @@ class Sample:
     latents: Tensor
     sigmas: tuple[float, ...]
     step: int = field(default=0)
+    velocity: Tensor | None = field(default=None)  # of the last step, guided: a row of that forward's, not a copy
 
     @property
     def num_steps(self) -> int:
@@ -166,8 +167,9 @@ class Engine:
             scale = self._row_values([samples[index].params.guidance_scale for index in guided])
             conditional[guided] = guide(unconditional, conditional[guided], scale)
 
-        for sample, moved in zip(samples, euler_update(latents, conditional, sigma, next_sigma), strict=True):
-            sample.latents = moved
+        moved = euler_update(latents, conditional, sigma, next_sigma)
+        for sample, row, row_velocity in zip(samples, moved, conditional, strict=True):
+            sample.latents, sample.velocity = row, row_velocity
             sample.step += 1
 
     def _num_spare(self, num_rows: int) -> int:
@@ -185,13 +187,47 @@ class Engine:
 
         Raises ArithmeticError rather than return a picture of latents that are not finite.
         """
+        return self._pictures([sample.latents for sample in samples], on_progress)
+
+    @torch.inference_mode()
+    def decode_estimates(
+        self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None
+    ) -> list[NDArray[np.uint8]]:
+        """Pictures (H, W, 3) of what samples of one size are becoming, as `decode` would draw them.
+
+        Raises ValueError before a sample's first step, when nothing is known of it but noise, else as `decode`.
+        """
+        return self._pictures(self._estimates(samples), on_progress)
+
+    @torch.inference_mode()
+    def preview(self, samples: Sequence[Sample]) -> list[NDArray[np.uint8]]:
+        """Tiny pictures of what samples of one size are becoming: four pixels a side for each latent, no decoder.
+
+        The same alone and in any company. Raises as `decode_estimates` does.
+        """
+        estimates = self._estimates(samples)
+        return [self._autoencoder.previews.draw(latents) for latents in _finite(estimates).cpu()]
+
+    def _estimates(self, samples: Sequence[Sample]) -> Tensor:
+        """Clean latents (b, c, h, w) that each sample's last velocity points at. x0 = x - sigma v holds after the step
+        as before it, since the step went along v; of a finished sample, whose sigma is 0, it is the latents."""
+        if not samples:
+            return torch.empty(0)
+        velocities = [sample.velocity for sample in samples if sample.velocity is not None]
+        if len(velocities) < len(samples):
+            raise ValueError("there is nothing to show of a picture before its first step")
+        latents = torch.stack([sample.latents for sample in samples])
+        sigma = self._row_values([sample.sigmas[sample.step] for sample in samples])
+        return estimate_x0(latents, torch.stack(velocities), sigma)
+
+    def _pictures(self, latents: Sequence[Tensor] | Tensor, on_progress: Callable[[], None]) -> list[NDArray[np.uint8]]:
         pictures: list[NDArray[np.uint8]] = []
         together = 1 if self._exact_rows else MAX_DECODE_ROWS
-        for start in range(0, len(samples), together):
-            latents = torch.stack([sample.latents for sample in samples[start : start + together]])
-            if not torch.isfinite(latents).all():
-                raise ArithmeticError("latents are not finite: the network overflowed, or its weights are damaged")
-            pictures.extend(self._autoencoder.decode(latents))
+        for start in range(0, len(latents), together):
+            rows = _finite(torch.stack(list(latents[start : start + together])))
+            drawn = self._autoencoder.decode(rows)
+            self._autoencoder.previews.learn(rows, drawn)
+            pictures.extend(drawn)
             on_progress()
         return pictures
 
@@ -220,6 +256,12 @@ class Engine:
             "allocated": torch.cuda.memory_allocated(self.device),
             "peak": torch.cuda.max_memory_allocated(self.device),
         }
+
+
+def _finite(latents: Tensor) -> Tensor:
+    if not torch.isfinite(latents).all():
+        raise ArithmeticError("latents are not finite: the network overflowed, or its weights are damaged")
+    return latents
 
 
 def choose_device(name: str) -> torch.device:

@@ -46,6 +46,11 @@ def blob_key(job_id: str, attempt: int, index: int) -> str:
     return f"{job_id}-{attempt}-{index}.png"
 
 
+def partial_key(job_id: str, attempt: int, index: int, place: int) -> str:
+    """Key of the `place`-th full-size estimate of a picture that is under way."""
+    return f"{job_id}-{attempt}-{index}-partial{place}.png"
+
+
 class DirectoryBlobs:
     """A `BlobStore` in one flat directory of this machine, made with mode 0700 if missing. Threads may share it."""
 

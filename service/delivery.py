@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from service.blobs import BlobStore, blob_key
+from service.blobs import BlobStore, blob_key, partial_key
 from service.errors import ServerOverloaded
 from service.job_run import JobRow
 from service.jobs import ImageRef, Job, JobResult
@@ -51,7 +51,15 @@ class Delivery:
         self._metrics.image_bytes.observe(image.num_bytes)
         return image
 
+    async def store_partial(self, row: JobRow, place: int, pixels: NDArray[np.uint8]) -> ImageRef:
+        """Compress and store the `place`-th estimate (H, W, 3) of a picture under way. Raises as `store` does."""
+        key = partial_key(row.run.job.id, row.run.job.attempt, row.index, place)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._put, key, row, pixels)
+
     def _store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
+        return self._put(blob_key(row.run.job.id, row.run.job.attempt, row.index), row, pixels)
+
+    def _put(self, key: str, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
         job, params = row.run.job, row.sample.params
         text = png_text(
             params,
@@ -65,7 +73,6 @@ class Delivery:
             png = encode_png(pixels, text, compress_level=self._settings.png_compress_level)
         encoded_s = time.perf_counter()
         self._metrics.stage_duration.labels("png").observe(encoded_s - started_s)
-        key = blob_key(job.id, job.attempt, row.index)
         self._blobs.put(key, png)
         self._metrics.stage_duration.labels("store").observe(time.perf_counter() - encoded_s)
         return ImageRef(key, params.seed, len(png), hashlib.sha256(png).hexdigest())

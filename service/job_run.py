@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from model.engine import Sample
-from service.jobs import Done, ImageRef, Job
+from service.jobs import Done, ImageRef, Job, WatchLevel
 from service.queue_types import JobProgress
 from service.scheduler import Group
 
 
 @dataclass(slots=True, eq=False)
 class JobRun:
-    """One attempt at a job. `claimed_at_s` is on the worker's monotonic clock. `is_dropped` once nobody wants it."""
+    """One attempt at a job. `claimed_at_s` is on the worker's monotonic clock. `is_dropped` once nobody wants it.
+
+    `watch_level` is raised where somebody comes to watch the job.
+    """
 
     job: Job
     claimed_at_s: float
@@ -23,6 +27,7 @@ class JobRun:
     is_dropped: bool = False
     prompt: str = ""
     unknown_words: tuple[str, ...] = ()
+    watch_level: WatchLevel = WatchLevel.NOTHING
 
     @property
     def num_waiting(self) -> int:
@@ -56,7 +61,8 @@ class JobRun:
 class JobRow:
     """One picture of a run in the batch.
 
-    `admitted_at` is the number of the last forward before it joined, `last_step_at` of the one it last took part in.
+    `admitted_at` is the number of the last forward before it joined, `last_step_at` of the one it last took part in;
+    `last_shown_s` is when somebody was last shown how it is coming on, on the worker's monotonic clock.
     """
 
     run: JobRun
@@ -64,6 +70,7 @@ class JobRow:
     sample: Sample
     admitted_at: int
     last_step_at: int
+    last_shown_s: float = -math.inf
 
     @property
     def model(self) -> str:

@@ -37,6 +37,14 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class WatchLevel(IntEnum):
+    """What is published about a job while it runs, beyond what its state says."""
+
+    NOTHING = 0
+    PICTURES = 1  # its steps as they are taken, its pictures as they are done
+    PREVIEWS = 2  # and small pictures of what it will be
+
+
 class Priority(IntEnum):
     """Lower runs first."""
 
@@ -50,7 +58,9 @@ class Job:
     """One accepted request: `num_images` pictures from one recipe, the i-th with `seed_of_image(seed, i)`.
 
     `attempt` is 0 until a worker claims the job and counts claims from 1. `inbox` is where its waiter listens.
-    `time_left_s` is how far off the deadline was when the job was claimed, on the server's clock.
+    `time_left_s` is how far off the deadline was when the job was claimed, on the server's clock. `watch_level` is what
+    was asked for with the job or, where it was claimed, by whoever has come to watch it since; of `partial_images`
+    steps each picture's full-size estimate is published too.
     """
 
     id: str
@@ -61,6 +71,8 @@ class Job:
     priority: Priority
     timeout_s: float
     inbox: str = ""
+    watch_level: WatchLevel = WatchLevel.NOTHING
+    partial_images: int = 0
     attempt: int = 0
     time_left_s: float = field(default=math.inf, compare=False)
 
@@ -157,7 +169,8 @@ def encode_job(job: Job) -> str:
     """The job as JSON, without `attempt` and `time_left_s`: those belong to the queue."""
     values = to_fields(job)
     del values["attempt"], values["time_left_s"]
-    return to_json(values | {"params": to_fields(job.params), "priority": int(job.priority), "v": CODEC_VERSION})
+    numbers = {"priority": int(job.priority), "watch_level": int(job.watch_level), "v": CODEC_VERSION}
+    return to_json(values | {"params": to_fields(job.params)} | numbers)
 
 
 def decode_job(text: str, attempt: int = 0, time_left_s: float = math.inf) -> Job:
@@ -166,9 +179,11 @@ def decode_job(text: str, attempt: int = 0, time_left_s: float = math.inf) -> Jo
     try:
         params = from_fields(GenerationParams, values["params"])
         priority = Priority(values["priority"])
+        watch_level = WatchLevel(values.get("watch_level", WatchLevel.NOTHING))
     except (TypeError, KeyError) as error:
         raise ValueError(f"not a job of codec version {CODEC_VERSION}: {error}") from error
-    return from_fields(Job, values, params=params, priority=priority, attempt=attempt, time_left_s=time_left_s)
+    given = {"params": params, "priority": priority, "watch_level": watch_level}
+    return from_fields(Job, values, **given, attempt=attempt, time_left_s=time_left_s)
 
 
 def encode_result(result: JobResult) -> str:

@@ -46,10 +46,15 @@ class QueueKeys:
         self.wake = self._prefix + "wake"
         self.workers = self._prefix + "workers"
         self.worker_records = self._prefix + "worker_records"
+        self.news = self._prefix + "news"  # a channel: ids of watched jobs that have something to show
 
     def job(self, job_id: str) -> str:
         """The hash of one job."""
         return f"{self._prefix}job:{job_id}"
+
+    def events(self, job_id: str) -> str:
+        """The stream of what one job has to show while it runs."""
+        return f"{self._prefix}events:{job_id}"
 
     def inbox(self, name: str) -> str:
         """The stream in which one gateway learns that jobs have ended."""

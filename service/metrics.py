@@ -74,6 +74,11 @@ class Metrics:
         self.queue_wait = histogram(
             "queue_wait_seconds", "From a job's acceptance to its start.", REQUEST_BUCKETS_S, "priority"
         )
+        self.time_to_first_preview = histogram(
+            "time_to_first_preview_seconds",
+            "From a streamed request's arrival to its first preview's departure.",
+            REQUEST_BUCKETS_S,
+        )
         self.rejections = counter("rejections_total", "Requests for pictures refused at the door.", "reason")
         self.redeliveries = counter("redeliveries_total", "Jobs put back into the queue because their worker was lost.")
         self.cancellations = counter(
@@ -87,7 +92,7 @@ class Metrics:
         )
         self.stage_duration = histogram(
             "stage_duration_seconds",
-            "Time per batch and stage: text_encode, denoise, decode, png, store.",
+            "Time per batch and stage: text_encode, denoise, preview, decode, png, store.",
             STAGE_BUCKETS_S,
             "stage",
         )

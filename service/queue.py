@@ -9,11 +9,13 @@ No call waits for the server longer than two seconds, but for the two that are t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from service import queue_wire as wire
-from service.errors import ConfigurationError, JobNotFound, QueueFull, ServerOverloaded
-from service.jobs import Failed, Job, JobResult, JobStatus, decode_job, encode_result
+from service.errors import ConfigurationError, QueueFull, ServerOverloaded
+from service.job_events import JobEvents
+from service.jobs import Failed, Job, JobResult, JobStatus, WatchLevel, decode_job, encode_result
 from service.keys import QueueKeys
 from service.queue_server import CALL_BUDGET_S, MAX_BLOCK_S, SERVER_RETRY_AFTER_S, QueueServer, translated
 from service.queue_types import (
@@ -47,6 +49,7 @@ class JobQueue:
         self._server = server
         self._commands = server.commands
         self._keys = keys
+        self.events = JobEvents(server, keys)
 
     @classmethod
     def connect(cls, url: str, *, model: str, limits: QueueLimits) -> Self:
@@ -99,7 +102,7 @@ class JobQueue:
             pipe.zrank(self._keys.queue, job_id)
             fields, rank = await pipe.execute()
         if fields.get("owner") != owner:
-            raise _job_not_found(job_id)
+            raise wire.job_not_found(job_id)
         return wire.decode_status(fields, rank)
 
     async def statuses(self, jobs: Sequence[Job]) -> tuple[JobStatus | None, ...]:
@@ -120,7 +123,7 @@ class JobQueue:
             ttl = wire.to_ms(self.limits.result_ttl_s)
             fields = await self._run("cancel", keys, job_id, owner, wire.CANCELLED_QUEUED, inbox_key, ttl)
         if not fields:
-            raise _job_not_found(job_id)
+            raise wire.job_not_found(job_id)
         return wire.decode_status(dict(zip(fields[::2], fields[1::2], strict=True)), None)
 
     async def claim(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> tuple[Job, ...]:
@@ -142,9 +145,10 @@ class JobQueue:
                     break
                 raise
             is_more_likely = bool(reply[0])
-            for job_id, text, attempt, left_ms in zip(*(reply[start::4] for start in range(1, 5)), strict=True):
+            for job_id, text, attempt, left_ms, level in zip(*(reply[start::5] for start in range(1, 6)), strict=True):
                 try:
-                    jobs.append(decode_job(text, attempt, left_ms / 1000))
+                    job = decode_job(text, attempt, left_ms / 1000)
+                    jobs.append(replace(job, watch_level=WatchLevel(int(level))))
                 except ValueError as error:
                     # Written by another version of this program: perhaps a worker of that version is about too.
                     await self.retry(job_id, attempt, Failed("unreadable_job", f"no worker can read this job: {error}"))
@@ -172,8 +176,9 @@ class JobQueue:
         keys = [self._keys.job(job.job_id) for job in progress]
         async with translated(CALL_BUDGET_S):
             arguments = wire.heartbeat_arguments(worker, progress, self.limits)
-            cancelled, expired, lost = await self._run("heartbeat", keys, *arguments)
-        return HeartbeatReply(tuple(cancelled), tuple(expired), tuple(lost))
+            cancelled, expired, lost, watched = await self._run("heartbeat", keys, *arguments)
+        levels = {job_id: WatchLevel(int(level)) for job_id, level in zip(watched[::2], watched[1::2], strict=True)}
+        return HeartbeatReply(tuple(cancelled), tuple(expired), tuple(lost), levels)
 
     async def finish(self, job_id: str, attempt: int, result: JobResult, *, inbox: str | None = None) -> bool:
         """End a running job with what this attempt made of it, and tell its inbox, once.
@@ -310,7 +315,3 @@ class JobQueue:
             pipe.zrange(self._keys.workers, 0, -1, withscores=True)
             pipe.hgetall(self._keys.worker_records)
             return wire.decode_workers(*await pipe.execute(), lease_s=self.limits.lease_s)
-
-
-def _job_not_found(job_id: str) -> JobNotFound:
-    return JobNotFound(f"there is no job {job_id[:64]!r}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from service.jobs import WatchLevel
 
 MAX_RETRY_AFTER_S = 120
 UNKNOWN_RATE_RETRY_AFTER_S = 5
@@ -65,12 +67,14 @@ class HeartbeatReply:
     """Jobs that the worker must stop drawing, by id. One id is in one of the three at most.
 
     `cancelled`: finish with `Cancelled`. `expired`: past the deadline, finish with `Expired`. `lost`: no longer this
-    worker's (ended, or given to another); drop the rows, say nothing.
+    worker's (ended, or given to another); drop the rows, say nothing. `watched` has what somebody wants to see of those
+    that go on.
     """
 
     cancelled: tuple[str, ...] = ()
     expired: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
+    watched: Mapping[str, WatchLevel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

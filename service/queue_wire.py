@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from service.errors import JobNotFound
 from service.jobs import (
     Cancelled,
     Expired,
@@ -62,6 +63,7 @@ def submit_arguments(job: Job, limits: QueueLimits, valid_until_ms: int) -> list
         job.params.num_forwards * job.num_images,
         limits.capacity,
         valid_until_ms,
+        int(job.watch_level),
     ]
 
 
@@ -162,6 +164,11 @@ def decode_workers(
     oldest_ms = (seconds(now) - lease_s) * 1000
     live = sorted(worker_id for worker_id, seen_ms in seen if seen_ms > oldest_ms and worker_id in records)
     return tuple(from_fields(WorkerInfo, json.loads(records[worker_id])) for worker_id in live)
+
+
+def job_not_found(job_id: str) -> JobNotFound:
+    """What to raise for an unknown id, an ended job past its time, another's job: they look the same."""
+    return JobNotFound(f"there is no job {job_id[:64]!r}")
 
 
 def memory_ratio(memory: Mapping[str, int]) -> float:

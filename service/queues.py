@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Self
 
 from service.errors import JobNotFound, ServerOverloaded
+from service.job_events import News
 from service.jobs import Job, JobStatus
 from service.queue import JobQueue
 from service.queue_types import QueueLimits, ReapReport
@@ -92,6 +93,11 @@ class Queues(Mapping[str, JobQueue]):
         """Return when a job of any model may have come, or after `timeout_s` (5 s at most)."""
         first, *others = self.values()
         await first.wait_for_work(timeout_s, others)
+
+    def news(self) -> News:
+        """Which watched jobs of any model have something to show, over one connection. The caller closes it."""
+        first, *others = (queue.events for queue in self.values())
+        return first.news(others)
 
     async def reap(self) -> ReapReport:
         """JobQueue.reap of every model."""

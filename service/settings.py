@@ -108,6 +108,9 @@ class Settings(BaseSettings):
         "minimal",
         description="PNG text chunks. minimal: software, model, seed, steps, guidance, size; full: prompts too; none.",
     )
+    preview_interval_s: Seconds = Field(
+        0.1, ge=0, description="How often a picture under way that somebody watches is shown, at most."
+    )
     png_compress_level: int = Field(6, ge=0, le=9, description="zlib level of the PNGs: 0 is fast, 9 is small.")
 
     worker_metrics_port: int = Field(

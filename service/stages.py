@@ -69,6 +69,21 @@ class Stages:
         self._metrics.batch_size.labels("decode").observe(len(rows))
         return pictures
 
+    async def preview(self, rows: Sequence[JobRow]) -> list[NDArray[np.uint8]]:
+        """Small pictures (h, w, 3) of what rows of one group will be."""
+        engine = self._engines[rows[0].model]
+        pictures, duration_s = await self._run(partial(engine.preview, [row.sample for row in rows]))
+        self._metrics.stage_duration.labels("preview").observe(duration_s)
+        return pictures
+
+    async def estimate(self, rows: Sequence[JobRow]) -> list[NDArray[np.uint8]]:
+        """Full-size pictures (H, W, 3) of what rows of one group will be, at the cost of decoding them."""
+        engine = self._engines[rows[0].model]
+        samples = [row.sample for row in rows]
+        pictures, duration_s = await self._run(partial(engine.decode_estimates, samples, self._note_progress))
+        self._metrics.stage_duration.labels("decode").observe(duration_s)
+        return pictures
+
     def close(self) -> None:
         """Let the thread go; it may hang in a forward."""
         self._thread.shutdown(wait=False, cancel_futures=True)

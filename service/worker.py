@@ -28,6 +28,7 @@ from service.jobs import Cancelled, Expired, Failed, JobResult
 from service.metrics import Metrics, WorkerGauges
 from service.queue_types import HeartbeatReply, WorkerInfo
 from service.queues import Queues
+from service.reporting import Reporter
 from service.settings import Settings
 from service.stages import Stages
 
@@ -69,6 +70,7 @@ class Worker:
         self._runs: dict[str, JobRun] = {}
         self._batch = Batch(settings.max_batch_rows, settings.max_active_images)
         self._stages = Stages(loaded.engines, self._batch, metrics, self._note_progress)
+        self._reporter = Reporter(settings, queues, self._stages, self._delivery)
         self._last_progress_s = time.monotonic()
         self._last_heartbeat_s = time.monotonic()
         self._drain_deadline_s: float | None = None
@@ -101,6 +103,7 @@ class Worker:
             for task in [drawing, *background, *self._completions]:
                 task.cancel()
             await asyncio.gather(drawing, *background, *self._completions, return_exceptions=True)
+            await self._reporter.close()
             self._stages.close()
             self._delivery.close()
             await self._unless_overloaded(self._queues.remove_worker(self._id))
@@ -144,7 +147,7 @@ class Worker:
             self._last_progress_s = now_s  # the stall watch counts from the first job, not from the idle time before
         for job in jobs:
             logger.info("job %s claimed: attempt %d, %d picture(s)", job.id, job.attempt, job.num_images)
-            self._runs[job.id] = JobRun(job, now_s)
+            self._runs[job.id] = JobRun(job, now_s, watch_level=job.watch_level)
 
     async def _wait_for_work(self) -> None:
         """Sleep until there may be something to do: a job arrives, or a completion frees its run."""
@@ -182,7 +185,9 @@ class Worker:
         rows = self._batch.choose(time.monotonic())
         if not rows:
             return "", 0.0
-        return rows[0].model, await self._unless_failed([row.run for row in rows], self._stages.step(rows)) or 0.0
+        work = await self._unless_failed([row.run for row in rows], self._stages.step(rows)) or 0.0
+        await self._reporter.after_step(rows)
+        return rows[0].model, work
 
     async def _decode_finished(self) -> None:
         """Turn finished rows into pixels, and hand them to the PNG threads without waiting for those."""
@@ -221,7 +226,9 @@ class Worker:
             logger.exception("job %s: picture %d could not be stored", run.job.id, row.index)
             await self._give_back([run], Failed("storage_failed", f"the picture could not be stored ({error})"))
             return
-        if run.is_complete and not run.is_dropped:
+        if not run.is_complete:
+            self._reporter.note_drawn(run, row.index, run.images[row.index])
+        elif not run.is_dropped:
             await self._finish(run, run.result(self._versions[run.job.model], time.monotonic()))
 
     async def _finish(self, run: JobRun, result: JobResult) -> None:
@@ -276,6 +283,9 @@ class Worker:
         for kind, num_bytes in next(iter(self._loaded.engines.values())).memory_bytes().items():
             self.gauges.device_memory.labels(kind).set(num_bytes)
         for reply in replies:
+            for job_id, level in reply.watched.items():
+                if watched := self._runs.get(job_id):
+                    watched.watch_level = level
             endings: list[tuple[tuple[str, ...], JobResult | None]] = [
                 (reply.cancelled, Cancelled("running")),
                 (reply.expired, Expired("running")),

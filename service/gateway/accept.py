@@ -17,6 +17,7 @@ class MediaType(StrEnum):
     JSON = "application/json"
     PNG = "image/png"
     MULTIPART = "multipart/mixed"
+    EVENTS = "text/event-stream"
 
 
 def choose_media_type(accept: str | None, num_images: int) -> MediaType:

@@ -15,8 +15,10 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import generate, health, jobs, models
+from service.gateway import events, generate, health, jobs, models
+from service.gateway.abandoned import Abandoned
 from service.gateway.background import repeat
+from service.gateway.bells import Bells
 from service.gateway.context import Gateway, ServedModel
 from service.gateway.envelope import Envelope
 from service.gateway.refusals import RequestRefused, shorten
@@ -28,7 +30,7 @@ from service.metrics import Metrics, software_version
 from service.queues import Queues
 from service.settings import Settings
 
-ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, models.router, health.router)
+ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, events.router, models.router, health.router)
 REAP_PERIOD_S = 1.0
 SWEEP_PERIOD_S = 60.0
 
@@ -51,6 +53,8 @@ def create_app(
         metrics=metrics,
         validator=Validator({card.name: card for card in cards}, settings),
         waiters=Waiters(queues, metrics, keep_s=settings.result_ttl_s),
+        bells=Bells(queues.news()),
+        abandoned=Abandoned(queues),
     )
 
     @asynccontextmanager
@@ -102,6 +106,7 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
 
     return (
         gateway.waiters.run(),
+        gateway.bells.run(),
         repeat("reread", REREAD_PERIOD_S, gateway.waiters.reread),
         repeat("workers", LOOK_PERIOD_S, look),
         repeat("reap", REAP_PERIOD_S, reap),

@@ -9,6 +9,8 @@ from fastapi import Request
 
 from model.config import ModelCard
 from service.blobs import BlobStore
+from service.gateway.abandoned import Abandoned
+from service.gateway.bells import Bells
 from service.gateway.validation import Validator
 from service.gateway.waiters import Waiters
 from service.gateway.workers import WorkerWatch
@@ -39,7 +41,15 @@ class Gateway:
     metrics: Metrics
     validator: Validator
     waiters: Waiters
+    bells: Bells
+    abandoned: Abandoned
     is_draining: bool = field(default=False)
+
+    def send_home(self) -> None:
+        """End all waiting: this gateway stops, and the jobs go on."""
+        self.waiters.close()
+        self.bells.close()
+        self.abandoned.close()
 
     def model_of(self, job: Job) -> ServedModel:
         """The model that draws this job."""

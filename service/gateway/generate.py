@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from service.errors import DeadlineExceeded, EmmditError
+from service.errors import EmmditError
 from service.gateway.accept import MediaType, choose_media_type, wants_async
+from service.gateway.admission import (
+    CLIENT_CLOSED_REQUEST,
+    log_accepted,
+    read_fields,
+    refuse_impossible,
+    submit,
+    wait_unless_disconnected,
+)
 from service.gateway.auth import owner_of
-from service.gateway.body import read_json_object
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.events import event_stream, event_stream_response
 from service.gateway.jobs import describe, poll_headers
-from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
 from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
 from service.gateway.waiters import Watch
-from service.jobs import Job, JobState, JobStatus
+from service.jobs import Job, JobState, JobStatus, WatchLevel
 
-logger = logging.getLogger(__name__)
 router = APIRouter()
-
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it but the access log and the metrics
 
 _OPENAPI = {
     "requestBody": {
@@ -44,7 +48,7 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}},
+            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}, MediaType.EVENTS: {}},
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -59,18 +63,22 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     is_async = wants_async(request.headers.get("prefer"))
     model = "unknown"
     try:
-        fields = await _read(request, gateway)
+        fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
-        job, media_type = _admit(request, gateway, fields, owner)
-        watch, position = await _submit(gateway, job)
+        job, media_type = _admit(request, gateway, fields, owner, is_async=is_async)
+        watch, position = await submit(gateway, job)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
         raise
 
-    _log_accepted(request, job)
+    log_accepted(request, job)
     if is_async:
         return await _accepted(gateway, job, position)
+    if media_type is MediaType.EVENTS:
+        return event_stream_response(_events_while_wanted(gateway, job, began_at), job.id)
     try:
+        if media_type is MediaType.MULTIPART:
+            return await multipart_response(request, gateway, job, began_at)
         return await _finished(request, gateway, watch, media_type, began_at)
     except EmmditError as error:
         response = error_response(error, request.state.request_id)
@@ -83,7 +91,7 @@ async def _finished(
 ) -> Response:
     """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
 
-    status = await _wait_unless_disconnected(request, gateway, watch)
+    status = await wait_unless_disconnected(request, gateway, watch)
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
@@ -91,36 +99,32 @@ async def _finished(
     return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
 
 
-async def _read(request: Request, gateway: Gateway) -> Mapping[str, Any]:
-    """The body's fields. Raises what is wrong with the request before any field of it could be."""
-    settings = gateway.settings
-    if query := request.url.query:
-        message = f"the query {shorten(query)} is not read; allowed: fields in the body"
-        raise RequestRefused(400, "unknown_field", message)
-    return await read_json_object(request, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-
-
-def _admit(request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str) -> tuple[Job, MediaType]:
+def _admit(
+    request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str, *, is_async: bool
+) -> tuple[Job, MediaType]:
     """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
     body = gateway.validator.parse(fields)
     job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
     media_type = choose_media_type(request.headers.get("accept"), job.num_images)
-    workers = gateway.model_of(job).workers
-    workers.refuse_if_absent()
-    workers.refuse_if_too_late(job)
+    refuse_impossible(gateway, job)
+    if not is_async and media_type is MediaType.EVENTS:
+        job = replace(job, watch_level=WatchLevel.PREVIEWS)
+    elif not is_async and media_type is MediaType.MULTIPART:
+        job = replace(job, watch_level=max(job.watch_level, WatchLevel.PICTURES))
     return job, media_type
 
 
-async def _submit(gateway: Gateway, job: Job) -> tuple[Watch, int]:
-    """Put the job into the queue, watched from before; its position. Raises QueueFull or ServerOverloaded."""
-    watch = gateway.waiters.watch(job)
+async def _events_while_wanted(gateway: Gateway, job: Job, began_at: float) -> AsyncGenerator[bytes, None]:
+    """The job's events. A client that hangs up has some seconds to come back, then the job is cancelled."""
+    has_ended = False
     try:
-        submitted = await gateway.model_of(job).queue.submit(job)
-    except BaseException:  # a cancelled handler too: nobody will wait for this job
-        gateway.waiters.forget(watch)
-        raise
-    watch.is_submitted = True
-    return watch, submitted.position
+        async with aclosing(event_stream(gateway, job.id, job.owner, began_at_s=began_at)) as events:
+            async for chunk in events:
+                yield chunk
+        has_ended = True
+    finally:
+        if not has_ended:
+            gateway.abandoned.note(job)
 
 
 async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
@@ -136,49 +140,3 @@ async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
     body = await describe(gateway, status)
     headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async", "X-Job-ID": job.id}
     return JSONResponse(body.model_dump(), status_code=202, headers=headers | poll_headers(body))
-
-
-async def _wait_unless_disconnected(request: Request, gateway: Gateway, watch: Watch) -> JobStatus | None:
-    """The job's end; None where the client has gone, in which case the job is cancelled."""
-    leaving = asyncio.ensure_future(_disconnect(request))
-    try:
-        status = await gateway.waiters.wait(watch, unless=leaving)
-    except DeadlineExceeded:
-        await _cancel(gateway, watch.job)
-        raise
-    finally:
-        leaving.cancel()
-    if status is None:
-        await _cancel(gateway, watch.job)
-    return status
-
-
-async def _disconnect(request: Request) -> None:
-    """Return when the client hangs up. The body has been read, so no other message can come."""
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-
-
-def _log_accepted(request: Request, job: Job) -> None:
-    """Ties the request's id to the job's. Of the prompt only its length and a hash: it is somebody's own words."""
-    if not logger.isEnabledFor(logging.INFO):
-        return  # the hash below is not free
-    params = job.params
-    logger.info(
-        "job=%s accepted request_id=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",
-        job.id,
-        request.state.request_id,
-        params.width,
-        params.height,
-        params.num_inference_steps,
-        job.num_images,
-        len(params.prompt),
-        hashlib.sha256(params.prompt.encode()).hexdigest()[:16],
-    )
-
-
-async def _cancel(gateway: Gateway, job: Job) -> None:
-    try:
-        await gateway.model_of(job).queue.cancel(job.id, job.owner)
-    except EmmditError as error:
-        logger.warning("job %s could not be cancelled: %s; it ends at its deadline", job.id, error.code)

@@ -54,7 +54,7 @@ async def get_image(request: Request, job_id: str, index: str, owner: Owner) -> 
 async def cancel_job(request: Request, job_id: str, owner: Owner) -> Response:
     """Cancel: at once while queued, at the next step while running (202 until then). Nothing changes after the end."""
     gateway = gateway_of(request)
-    _check_id(job_id)
+    check_id(job_id)
     status = await gateway.queues.cancel(job_id, owner)
     return await _job_response(gateway, status, status_code=200 if status.state.is_terminal else 202)
 
@@ -85,10 +85,11 @@ async def _job_response(gateway: Gateway, status: JobStatus, *, status_code: int
 
 
 async def _status(gateway: Gateway, job_id: str, owner: str) -> JobStatus:
-    _check_id(job_id)
+    check_id(job_id)
     return await gateway.queues.status(job_id, owner)
 
 
-def _check_id(job_id: str) -> None:
+def check_id(job_id: str) -> None:
+    """Raise JobNotFound for what is no id at all."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobNotFound(f"no job {shorten(job_id, 40)}: an id is 32 hexadecimal digits")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,23 +86,13 @@ def render(finished: Finished, media_type: MediaType) -> Response:
             return JSONResponse(_generate_body(finished).model_dump(), headers=_headers(finished))
         case MediaType.PNG:
             return Response(finished.pngs[0], media_type=MediaType.PNG, headers=_headers(finished))
-        case MediaType.MULTIPART:
-            boundary = secrets.token_hex(16)
-            parts = [
-                b"--%s\r\nContent-Type: image/png\r\nContent-Length: %d\r\nX-Seed: %d\r\n\r\n%s\r\n"
-                % (boundary.encode(), len(png), image.seed, png)
-                for image, png in zip(finished.done.images, finished.pngs, strict=True)
-            ]
-            return Response(
-                b"".join((*parts, b"--%s--\r\n" % boundary.encode())),
-                media_type=f"{MediaType.MULTIPART}; boundary={boundary}",
-                headers=_headers(finished),
-            )
+        case MediaType.MULTIPART | MediaType.EVENTS:
+            raise AssertionError("sent while the job runs")
 
 
 def render_picture(status: JobStatus, image: ImageRef, png: bytes) -> Response:
     """The answer to GET /v1/jobs/{id}/images/{i}."""
-    headers = _recipe_headers(status.job, done_of(status)) | {"X-Seed": str(image.seed)}
+    headers = recipe_headers(status.job, done_of(status).model_version) | {"X-Seed": str(image.seed)}
     return Response(png, media_type=MediaType.PNG, headers=clean_headers(headers))
 
 
@@ -177,19 +166,25 @@ def _generate_body(finished: Finished) -> GenerateResponse:
 
 
 def _headers(finished: Finished) -> dict[str, str]:
-    timings = _timings(finished.status, total_s=finished.total_s)
-    headers = _recipe_headers(finished.status.job, finished.done)
-    headers |= {
+    headers = recipe_headers(finished.status.job, finished.done.model_version)
+    return clean_headers(headers | outcome_headers(finished.status, finished.total_s))
+
+
+def outcome_headers(status: JobStatus, total_s: float) -> dict[str, str]:
+    """How it went: timings and warnings of a job that is done."""
+    timings = _timings(status, total_s=total_s)
+    headers = {
         "x-queue-time": f"{timings.queue_s or 0:.3f}",
         "x-inference-time": f"{timings.inference_s or 0:.3f}",
-        "x-total-time": f"{finished.total_s:.3f}",
+        "x-total-time": f"{total_s:.3f}",
     }
-    if warnings := [*warnings_for(finished.status.job.params), *finished.done.warnings]:
+    if warnings := [*warnings_for(status.job.params), *done_of(status).warnings]:
         headers["X-Warning"] = "; ".join(warnings)
     return clean_headers(headers)
 
 
-def _recipe_headers(job: Job, done: Done) -> dict[str, str]:
+def recipe_headers(job: Job, model_version: str) -> dict[str, str]:
+    """The job and its effective values."""
     params = job.params
     return {
         "X-Job-ID": job.id,
@@ -198,7 +193,7 @@ def _recipe_headers(job: Job, done: Done) -> dict[str, str]:
         "X-Guidance-Scale": f"{params.guidance_scale:g}",
         "X-Size": f"{params.width}x{params.height}",
         "X-Model": job.model,
-        "X-Model-Version": done.model_version,
+        "X-Model-Version": model_version,
     }
 
 

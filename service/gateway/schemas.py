@@ -30,6 +30,12 @@ class GenerateRequest(BaseModel):
     n: int | None = Field(None, description="Pictures; the i-th is drawn with seed + i.")
     priority: PriorityName | None = Field(None, description="High runs first.")
     timeout_s: float | None = Field(None, description="Deadline in seconds, counted from acceptance.")
+    previews: bool | None = Field(
+        None, description="Publish previews from the first step on, even where nobody watches yet."
+    )
+    partial_images: int | None = Field(
+        None, description="Full-size pictures of what each will be, on the way, for those who watch the job."
+    )
     clean_prompt: bool | None = Field(None, description="Clean the prompt as the model's training data was.")
     exact_schedule: bool | None = Field(
         None,

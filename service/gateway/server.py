@@ -108,13 +108,13 @@ class GatewayServer(uvicorn.Server):
         settings = self._gateway.settings
         loop = asyncio.get_running_loop()
         loop.call_later(settings.drain_delay_s, setattr, self, "should_exit", True)
-        loop.call_later(settings.drain_delay_s + settings.drain_timeout_s, self._gateway.waiters.close)
+        loop.call_later(settings.drain_delay_s + settings.drain_timeout_s, self._gateway.send_home)
 
     def _interrupt(self) -> None:
         """Ctrl-C. A terminal sends it to all processes and a supervisor adds SIGTERM: only a second one is haste."""
         self._num_interrupts += 1
         if self._num_interrupts > 1:
-            self._gateway.waiters.close()
+            self._gateway.send_home()
             self.should_exit = self.force_exit = True
         self.stop()
 

@@ -19,9 +19,10 @@ from model.params import MAX_SEED, GenerationParams
 from service.errors import InvalidValue, UnknownModel
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.schemas import GenerateRequest
-from service.jobs import Job, Priority, new_job_id
+from service.jobs import Job, Priority, WatchLevel, new_job_id
 from service.settings import Settings
 
+MAX_PARTIAL_IMAGES = 3
 ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
 
 T = TypeVar("T")
@@ -104,6 +105,9 @@ class Validator:
             lambda value: 0 <= value <= MAX_SEED,
         )
         num_images = check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)
+        partial_images = check(
+            "partial_images", _or(request.partial_images, 0), lambda value: 0 <= value <= MAX_PARTIAL_IMAGES
+        )
         timeout_s = check(
             "timeout_s",
             _or(request.timeout_s, settings.default_timeout_s),
@@ -129,6 +133,8 @@ class Validator:
             priority=Priority[_or(request.priority, "normal").upper()],
             timeout_s=float(timeout_s),
             inbox=inbox,
+            watch_level=WatchLevel.PREVIEWS if request.previews or partial_images else WatchLevel.NOTHING,
+            partial_images=partial_images,
         )
 
     def allowed(self, field: str, card: ModelCard) -> str:
@@ -146,6 +152,8 @@ class Validator:
             "n": f"an integer from 1 to {settings.max_images}",
             "priority": "high, normal, low",
             "timeout_s": f"a number above 0, up to {settings.max_timeout_s:g}",
+            "previews": "true, false",
+            "partial_images": f"an integer from 0 to {MAX_PARTIAL_IMAGES}",
             "clean_prompt": "true, false",
             "exact_schedule": "true, false",
         }

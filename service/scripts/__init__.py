@@ -6,7 +6,20 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
-NAMES = ("submit", "peek", "claim", "heartbeat", "finish", "retry", "release", "cancel", "due", "reap")
+NAMES = (
+    "submit",
+    "peek",
+    "claim",
+    "heartbeat",
+    "report",
+    "watch",
+    "finish",
+    "retry",
+    "release",
+    "cancel",
+    "due",
+    "reap",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 -- Hands jobs to a worker from the queue's head, as long as the head is one of the jobs whose keys were declared.
 -- ARGV: worker, max_jobs, max_rows, is_idle, lease, result_ttl, expired, valid_until, then id and inbox key of each
--- declared job. Returns {1 if an undeclared job is next | 0, id, job, attempt, milliseconds to the deadline, ...}, or
--- {-2} if it comes too late: its caller has given up, and jobs handed to nobody would cost a lease and an attempt each.
+-- declared job. Returns {1 if an undeclared job is next | 0, id, job, attempt, milliseconds to the deadline, how closely
+-- it is watched, ...}, or {-2} if it comes too late: its caller has given up, and jobs handed to nobody would cost a
+-- lease and an attempt each.
 local worker, max_jobs, rows_left = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local is_idle, lease, result_ttl, expired = ARGV[4] == '1', ARGV[5], ARGV[6], ARGV[7]
 local reply = {0}
@@ -34,7 +35,8 @@ while not is_stopped and num_claimed < max_jobs and rows_left > 0 do
     reply[1] = 1
     break
   end
-  local job = redis.call('HMGET', job_key, 'job', 'deadline', 'failures', 'rows', 'cost', 'priority', 'order', 'owner')
+  local job = redis.call('HMGET', job_key, 'job', 'deadline', 'failures', 'rows', 'cost', 'priority', 'order', 'owner',
+    'watched')
   local is_retried = job[3] ~= '0'
   if not job[1] then
     redis.call('ZREM', QUEUE, id) -- its hash is gone; the reaper clears the rest
@@ -64,6 +66,8 @@ while not is_stopped and num_claimed < max_jobs and rows_left > 0 do
     reply[#reply + 1] = job[1]
     reply[#reply + 1] = attempt
     reply[#reply + 1] = job[2] - now
+    reply[#reply + 1] = job[9] or 0
+    announce(id, job_key)
   end
 end
 return reply

@@ -10,6 +10,8 @@ local NUM_SHARED_KEYS = 14
 local CLASS_SPAN = 2 ^ 51 -- scores of one priority class; a double holds the integers of all three exactly
 local MAX_WAKE_TOKENS = 64
 local MAX_INBOX_EVENTS = 4096
+-- Where gateways hear which watched jobs have news. A channel and not a key: it is only a hint to look again.
+local NEWS = string.sub(QUEUE, 1, -#'queue' - 1) .. 'news'
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -32,6 +34,13 @@ local function leave_waiting(id, cost)
   redis.call('ZREM', DELAYED, id)
   if redis.call('ZREM', WAITING, id) == 1 then
     redis.call('HINCRBY', TOTALS, 'waiting_cost', -cost)
+  end
+end
+
+-- Tell whoever watches this job, if anybody does, that there is something to see.
+local function announce(id, job_key)
+  if redis.call('HEXISTS', job_key, 'watched') == 1 then
+    redis.call('PUBLISH', NEWS, id)
   end
 end
 
@@ -85,6 +94,7 @@ local function end_job(id, job_key, inbox_key, now, state, result, result_ttl)
     redis.call('XADD', inbox_key, 'MAXLEN', '~', MAX_INBOX_EVENTS, '*', 'job', id)
     redis.call('PEXPIRE', inbox_key, result_ttl)
   end
+  announce(id, job_key)
 end
 
 -- A running job's attempt failed or was lost: what becomes of it now. `ends` has result_ttl, max_attempts,
@@ -105,6 +115,7 @@ local function lose_attempt(id, job_key, inbox_key, now, ends)
   redis.call('HSET', job_key, 'state', 'queued', 'step', 0)
   enter_waiting(id, job[3], job[4])
   redis.call('ZADD', DELAYED, now + ends.retry_delay, id)
+  announce(id, job_key)
   return 'requeued'
 end
 

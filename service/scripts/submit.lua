@@ -1,5 +1,5 @@
 -- Accepts a job, unless it was accepted before or the queue is full.
--- ARGV: id, job, owner, inbox, priority, cost, rows, timeout, num_steps, capacity, valid_until.
+-- ARGV: id, job, owner, inbox, priority, cost, rows, timeout, num_steps, capacity, valid_until, watch_level.
 -- Returns {1 new | 0 known | -1 full, position or number of waiting jobs, waiting_cost}, or {-2} if it comes too late:
 -- its caller has given up and been told so.
 local id, job, owner, inbox = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -22,6 +22,9 @@ end
 redis.call('HSET', job_key, 'job', job, 'owner', owner, 'state', 'queued', 'attempt', 0, 'failures', 0,
   'priority', priority, 'cost', cost, 'rows', ARGV[7], 'step', 0, 'num_steps', ARGV[9],
   'created', now, 'deadline', now + ARGV[8])
+if ARGV[12] ~= '0' then
+  redis.call('HSET', job_key, 'watched', ARGV[12])
+end
 if num_waiting == 0 then
   redis.call('DEL', TENANT_JOBS, TOTALS)
 end
