@@ -25,6 +25,7 @@ from service.cli_complete import complete_models
 from service.cli_evaluate import evaluate
 from service.cli_generate import EPILOG as GENERATE_EPILOG
 from service.cli_generate import generate
+from service.cli_jobs import jobs_app
 from service.cli_models import models_app
 from service.cli_train import train_app
 from service.errors import ConfigurationError
@@ -44,6 +45,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")

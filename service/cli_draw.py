@@ -14,7 +14,6 @@ from service.cli_orders import Order
 from service.cli_remote import Exit, exit_of
 from service.client import AsyncClient, Event, ImageEvent, Job, JobEvent, PartialImageEvent, PreviewEvent
 from service.client_errors import ApiError
-from service.client_types import Options
 from service.errors import EmmditError
 
 CANCEL_PATIENCE_S = 5.0
@@ -84,11 +83,10 @@ class Tally:
 class Studio:
     """Draws orders with one client. `is_forced`: files that exist are replaced."""
 
-    def __init__(self, client: AsyncClient, display: Display, *, is_forced: bool, with_previews: bool) -> None:
+    def __init__(self, client: AsyncClient, display: Display, *, is_forced: bool) -> None:
         self._client = client
         self._display = display
         self._is_forced = is_forced
-        self._with_previews = with_previews
         self._tally = Tally()
         self._gave_up: EmmditError | None = None
 
@@ -126,9 +124,8 @@ class Studio:
 
     async def _draw(self, drawing: Drawing) -> EmmditError | None:
         order = drawing.order
-        options: Options = {**order.options, "previews": True} if self._with_previews else order.options
         try:
-            async with aclosing(self._client.stream(order.prompt, **options)) as events:
+            async with aclosing(self._client.stream(order.prompt, **order.options)) as events:
                 async for event in events:
                     await self._take(drawing, event)
         except EmmditError as error:
@@ -150,7 +147,7 @@ class Studio:
             case ImageEvent():
                 data = event.data or await self._client.image(event.job_id, event.index)
                 file = drawing.order.files[event.index] if drawing.order.files else None
-                await asyncio.to_thread(_write, data, file, self._is_forced)
+                await asyncio.to_thread(write_picture, data, file, self._is_forced)
                 drawing.num_drawn += 1
                 self._tally.num_drawn += 1
                 self._display.drew(Drawn(drawing, event, data, file))
@@ -164,7 +161,7 @@ class Studio:
                 await self._client.cancel(drawing.job.id)
 
 
-def _write(data: bytes, file: Path | None, is_forced: bool) -> None:
+def write_picture(data: bytes, file: Path | None, is_forced: bool) -> None:
     """Write a picture, whole or not at all. Raises OSError, FileExistsError unless forced."""
     if file is None:
         sys.stdout.buffer.write(data)

@@ -169,7 +169,7 @@ def generate(
             if url is None:
                 url = stack.enter_context(_started(model, device, is_quiet=is_quiet))
             shown = stack.enter_context(_shown(orders, Preview(preview), is_json=is_json, is_quiet=is_quiet))
-            tally = asyncio.run(_draw(url, orders, *shown, concurrency, patience_s, is_forced=is_forced))
+            tally = asyncio.run(_draw(url, orders, shown, concurrency, patience_s, is_forced=is_forced))
     except (ConfigurationError, BundleError, ValueError) as error:
         refuse(str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -222,10 +222,8 @@ def _started(model: str | None, device: str | None, *, is_quiet: bool) -> Iterat
 
 
 @contextmanager
-def _shown(
-    orders: Sequence[Order], wanted: Preview, *, is_json: bool, is_quiet: bool
-) -> Iterator[tuple[Display, bool]]:
-    """The display, and whether it wants to see pictures while they are drawn."""
+def _shown(orders: Sequence[Order], wanted: Preview, *, is_json: bool, is_quiet: bool) -> Iterator[Display]:
+    """Who tells of it, for people and for scripts."""
     from service.cli_display import Bars, JsonLines, Lines, Several
     from service.terminal_pictures import Preview, choose_preview
 
@@ -237,11 +235,11 @@ def _shown(
     has_bars = is_terminal and not is_quiet and not (is_json and sys.stdout.isatty())
     if has_bars:
         with Bars(console, num_pictures, preview) as bars:
-            yield Several([*displays, bars]), preview is not Preview.NONE
+            yield Several([*displays, bars])
         return
     if not is_json or not is_quiet:
         displays.append(Lines(console, num_pictures, preview))
-    yield Several(displays), False
+    yield Several(displays)
 
 
 def _console(*, is_forced: bool) -> Console:
@@ -255,7 +253,6 @@ async def _draw(
     url: str,
     orders: Sequence[Order],
     display: Display,
-    with_previews: bool,
     max_at_once: int,
     patience_s: float,
     *,
@@ -269,5 +266,5 @@ async def _draw(
     # Ctrl-C does this by itself; whoever ends us otherwise should not leave jobs behind either.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
     async with AsyncClient(url, api_key=api_key(), patience_s=patience_s) as client:
-        studio = Studio(client, display, is_forced=is_forced, with_previews=with_previews)
+        studio = Studio(client, display, is_forced=is_forced)
         return await studio.draw_all(orders, max_at_once)

@@ -92,7 +92,7 @@ def plan(prompts: Sequence[str], options: Options, template: str | None, dice: C
         seed = dice(NUM_SEEDS - num_each + 1) if seed is None else seed
         files = None
         if template is not None:
-            files = tuple(_name(template, first + at, seed + at, prompt) for at in range(num_each))
+            files = tuple(file_name(template, first + at, seed + at, slug_of(prompt)) for at in range(num_each))
         for at, file in enumerate(files or ()):
             if file in owners:
                 raise ValueError(
@@ -116,8 +116,9 @@ def _fields(template: str) -> list[str]:
         raise ValueError(f"--out: {template!r} is no name: {error}; write {{{{ and }}}} for braces") from None
 
 
-def _name(template: str, index: int, seed: int, prompt: str) -> Path:
+def file_name(template: str, index: int, seed: int, slug: str) -> Path:
+    """One picture's file. Raises ValueError for a template with a format that its fields do not have."""
     try:
-        return Path(template.format(index=index, seed=seed, slug=slug_of(prompt)))
+        return Path(template.format(index=index, seed=seed, slug=slug))
     except (ValueError, LookupError) as error:
         raise ValueError(f"--out: {template!r} is no name: {error}") from None

@@ -20,20 +20,18 @@ from service.client_calls import (
     Call,
     Request,
     cancel_call,
-    events_request,
     generate_call,
     image_call,
     job_call,
     jobs_call,
     models_call,
     seconds_to_look_again,
-    stream_request,
     submit_call,
 )
 from service.client_errors import ApiError, BadAnswer, ServerUnreachable, StillUnderWay
 from service.client_events import DoneEvent, Event, ImageEvent, JobEvent, PartialImageEvent, PreviewEvent
 from service.client_retries import Patience
-from service.client_stream import Course
+from service.client_stream import Course, drawing_course, job_course
 from service.client_types import Generation, Job, JobImage, JobPage, JobStateName, Model, Options, Picture, Timings
 
 __all__ = [
@@ -49,6 +47,7 @@ __all__ = [
     "JobEvent",
     "JobImage",
     "JobPage",
+    "JobStateName",
     "Model",
     "Options",
     "PartialImageEvent",
@@ -87,19 +86,20 @@ class Client:
         return self._ask(generate_call(prompt, options, idempotency_key))
 
     def stream(
-        self, prompt: str, *, pictures: bool = True, idempotency_key: str | None = None, **options: Unpack[Options]
+        self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[Options]
     ) -> Generator[Event, None, None]:
         """Draw, and tell how it goes, up to the DoneEvent; broken connections are resumed.
 
-        `pictures=False` leaves the finished pictures' bytes out of their events. Raises what a job failed with.
+        Raises what the job ended with otherwise. The server cancels a job whose stream is left for ten seconds.
         """
-        first = stream_request(prompt, options, idempotency_key, with_pictures=pictures)
-        return self._follow(Course(first, Patience(self._patience_s), with_pictures=pictures))
+        return self._follow(drawing_course(prompt, options, idempotency_key, Patience(self._patience_s)))
 
-    def events(self, job_id: str, *, pictures: bool = True) -> Generator[Event, None, None]:
-        """Tell how a job goes that was submitted before; as `stream`."""
-        first = events_request(job_id, "", with_pictures=pictures)
-        return self._follow(Course(first, Patience(self._patience_s), with_pictures=pictures, job_id=job_id))
+    def events(self, job_id: str, *, pictures: bool = True, previews: bool = True) -> Generator[Event, None, None]:
+        """Tell how a job goes that was submitted before, as `stream`; it goes on when nobody listens any more.
+
+        Without `pictures` the finished pictures' bytes are left out, without `previews` all looks at unfinished ones.
+        """
+        return self._follow(job_course(job_id, Patience(self._patience_s), pictures=pictures, previews=previews))
 
     def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[Options]) -> Job:
         """Have pictures drawn, to be fetched later."""
@@ -187,16 +187,14 @@ class AsyncClient:
         return await self._ask(generate_call(prompt, options, idempotency_key))
 
     def stream(
-        self, prompt: str, *, pictures: bool = True, idempotency_key: str | None = None, **options: Unpack[Options]
+        self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[Options]
     ) -> AsyncGenerator[Event, None]:
         """Draw, and tell how it goes; as Client.stream."""
-        first = stream_request(prompt, options, idempotency_key, with_pictures=pictures)
-        return self._follow(Course(first, Patience(self._patience_s), with_pictures=pictures))
+        return self._follow(drawing_course(prompt, options, idempotency_key, Patience(self._patience_s)))
 
-    def events(self, job_id: str, *, pictures: bool = True) -> AsyncGenerator[Event, None]:
-        """Tell how a job goes that was submitted before; as `stream`."""
-        first = events_request(job_id, "", with_pictures=pictures)
-        return self._follow(Course(first, Patience(self._patience_s), with_pictures=pictures, job_id=job_id))
+    def events(self, job_id: str, *, pictures: bool = True, previews: bool = True) -> AsyncGenerator[Event, None]:
+        """Tell how a job goes that was submitted before; as Client.events."""
+        return self._follow(job_course(job_id, Patience(self._patience_s), pictures=pictures, previews=previews))
 
     async def submit(self, prompt: str, *, idempotency_key: str | None = None, **options: Unpack[Options]) -> Job:
         """Have pictures drawn, to be fetched later."""

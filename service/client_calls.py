@@ -77,19 +77,21 @@ def submit_call(prompt: str, options: Options, key: str | None) -> Call[Job]:
     return Call(_drawing(prompt, options, key, headers), _reader(Job))
 
 
-def stream_request(prompt: str, options: Options, key: str | None, *, with_pictures: bool) -> Request:
+def stream_request(prompt: str, options: Options, key: str | None) -> Request:
     """Draw, and tell how it goes."""
-    request = _drawing(prompt, options, key, {"Accept": EVENT_STREAM})
-    return replace(request, query=_pictures_query(with_pictures), silence_s=SILENCE_S)
+    return replace(_drawing(prompt, options, key, {"Accept": EVENT_STREAM}), silence_s=SILENCE_S)
 
 
-def events_request(job_id: str, last_event_id: str, *, with_pictures: bool) -> Request:
-    """Tell how a job goes, from after `last_event_id` on."""
-    headers = {"Accept": EVENT_STREAM}
-    if last_event_id:
-        headers["Last-Event-ID"] = last_event_id
-    query = _pictures_query(with_pictures)
-    return Request("GET", f"{_job_path(job_id)}/events", headers, query=query, silence_s=SILENCE_S)
+def events_request(job_id: str, *, pictures: bool, previews: bool) -> Request:
+    """Tell how a job goes."""
+    wanted = {"pictures": pictures, "previews": previews}
+    query = {name: "false" for name, is_wanted in wanted.items() if not is_wanted}
+    return Request("GET", f"{_job_path(job_id)}/events", {"Accept": EVENT_STREAM}, query=query, silence_s=SILENCE_S)
+
+
+def resumed(request: Request, last_event_id: str) -> Request:
+    """The same events from after `last_event_id` on; all of them where that is empty."""
+    return replace(request, headers={**request.headers, "Last-Event-ID": last_event_id}) if last_event_id else request
 
 
 def job_call(job_id: str) -> Call[Job]:
@@ -143,10 +145,6 @@ def _drawing(prompt: str, options: Options, key: str | None, headers: Mapping[st
     body: dict[str, object] = {"prompt": prompt}
     body |= {name: value for name, value in options.items() if value is not None}
     return Request("POST", GENERATE_PATH, {**headers, "Idempotency-Key": key or str(uuid.uuid4())}, body)
-
-
-def _pictures_query(with_pictures: bool) -> dict[str, str | int]:
-    return {} if with_pictures else {"pictures": "false"}
 
 
 def _job_path(job_id: str) -> str:

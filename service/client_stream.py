@@ -10,22 +10,31 @@ from collections.abc import Iterator
 
 import httpx
 
-from service.client_calls import EVENT_STREAM, Answer, Request, events_request, refuse
+from service.client_calls import EVENT_STREAM, Answer, Request, events_request, refuse, resumed, stream_request
 from service.client_errors import ApiError, BadAnswer
 from service.client_events import DoneEvent, Event, EventParser, ImageEvent, JobEvent, typed
 from service.client_retries import Patience
-from service.client_types import Job
+from service.client_types import Job, Options
+
+
+def drawing_course(prompt: str, options: Options, key: str | None, patience: Patience) -> Course:
+    """Of a job that the first connection brings into being."""
+    return Course(stream_request(prompt, options, key), patience)
+
+
+def job_course(job_id: str, patience: Patience, *, pictures: bool, previews: bool) -> Course:
+    """Of a job that is there."""
+    return Course(events_request(job_id, pictures=pictures, previews=previews), patience, job_id)
 
 
 class Course:
     """What has been seen of one job. `job_id` is "" until the server has told it."""
 
-    def __init__(self, first: Request, patience: Patience, *, with_pictures: bool, job_id: str = "") -> None:
+    def __init__(self, first: Request, patience: Patience, job_id: str = "") -> None:
         self.job_id = job_id
         self.is_over = False
         self._first = first
         self._patience = patience
-        self._with_pictures = with_pictures
         self._parser = EventParser()
         self._told: set[int] = set()
 
@@ -35,7 +44,9 @@ class Course:
         self._parser = EventParser(last_id=last_id, retry_s=retry_s)
         if not self.job_id:
             return self._first
-        return events_request(self.job_id, last_id, with_pictures=self._with_pictures)
+        is_same = self._first.method == "GET"
+        request = self._first if is_same else events_request(self.job_id, pictures=True, previews=True)
+        return resumed(request, last_id)
 
     def begin(self, answer: Answer) -> bool:
         """Look at status and headers (and the body, of a refusal). False where nothing is left to tell.
