@@ -22,6 +22,8 @@ from model.catalog import resolve_bundles
 from model.errors import BundleError
 from service.cli_bench import bench_app
 from service.cli_complete import complete_models
+from service.cli_doctor import EPILOG as DOCTOR_EPILOG
+from service.cli_doctor import doctor
 from service.cli_evaluate import evaluate
 from service.cli_generate import EPILOG as GENERATE_EPILOG
 from service.cli_generate import generate
@@ -50,6 +52,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
 app.command(epilog=GENERATE_EPILOG)(generate)
+app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command()(evaluate)
 
 ModelsOption = Annotated[

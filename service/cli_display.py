@@ -66,18 +66,21 @@ class JsonLines:
 
 
 class Lines:
-    """A line on stderr for every picture; the picture too where that was asked for."""
+    """A line on stderr for every picture, only for those that fail if `is_quiet`; the picture too where asked for."""
 
-    def __init__(self, console: Console, num_pictures: int, preview: Preview) -> None:
+    def __init__(self, console: Console, num_pictures: int, preview: Preview, *, is_quiet: bool = False) -> None:
         self._console = console
         self._num_pictures = num_pictures
         self._preview = preview
+        self._is_quiet = is_quiet
 
     def begin(self, drawing: Drawing) -> None:
         """Nothing to say yet."""
 
     def drew(self, drawn: Drawn) -> None:
         """What was drawn, and where it is."""
+        if self._is_quiet:
+            return
         if self._preview is not Preview.NONE:
             self._console.print(TerminalPicture(drawn.data, self._preview, PICTURE_COLUMNS))
         self._say(Text(f"{self._place(drawn.index)}{drawn.file or 'stdout'}  {_recipe(drawn)}"))

@@ -33,23 +33,24 @@ DRAWING, OUTPUT, RUNNING = "What is drawn", "Where it goes", "Who draws"
 EPILOG = """
 [bold]Examples[/]
 
+[dim]# one picture, by a service that is started for it[/]
 [cyan]emmdit generate "a photo of a red apple" -o apple.png[/]
-: one picture, by a service that is started for it
 
+[dim]# four, with the seeds 7 to 10[/]
 [cyan]emmdit generate "two blue cats" -n 4 --seed 7 -o "cats-{index}.png"[/]
-: four, with the seeds 7 to 10
 
+[dim]# one for every line of a file, by a service that runs[/]
 [cyan]emmdit generate --from prompts.txt -o pictures/ --url http://127.0.0.1:8000[/]
-: a picture for every line of a file, by a service that runs
 
+[dim]# handed to another program[/]
 [cyan]emmdit generate "a green house" -o - | convert - house.gif[/]
-: handed to another program
 
+[dim]# for scripts[/]
 [cyan]shuf -n 9 prompts.txt | emmdit generate - --json | jq -r .file[/]
-: for scripts
 
-[bold]Exit codes:[/] 0 all drawn, 1 some failed, 2 bad usage, 3 the service could not be reached or stayed busy past
---patience, 130 interrupted. Ctrl-C cancels on the service what is under way.
+[bold]Exit codes:[/] 0 all drawn; 1 some failed; 2 bad usage;
+3 the service could not be reached or stayed busy past --patience;
+130 interrupted: Ctrl-C cancels on the service what is under way.
 
 EMMDIT_API_KEY holds your key, where the service wants one.
 """
@@ -237,8 +238,8 @@ def _shown(orders: Sequence[Order], wanted: Preview, *, is_json: bool, is_quiet:
         with Bars(console, num_pictures, preview) as bars:
             yield Several([*displays, bars])
         return
-    if not is_json or not is_quiet:
-        displays.append(Lines(console, num_pictures, preview))
+    if not is_json:
+        displays.append(Lines(console, num_pictures, preview, is_quiet=is_quiet))
     yield Several(displays)
 
 

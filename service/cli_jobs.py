@@ -22,17 +22,18 @@ jobs_app = typer.Typer(
     epilog="""
 [bold]Examples[/]
 
+[dim]# what is under way[/]
 [cyan]emmdit jobs list --state running[/]
-: what is under way
 
-[cyan]emmdit jobs fetch 23c0e7372fb088ae94339932f9f1a4ea --wait -o "house-{index}.png"[/]
-: its pictures, as soon as they are drawn
+[dim]# a job's pictures, as soon as they are drawn[/]
+[cyan]emmdit jobs fetch 23c0e7372fb088ae94339932f9f1a4ea --wait -o pictures/[/]
 
+[dim]# call off everything that waits[/]
 [cyan]emmdit jobs list --state queued --json | jq -r .id | xargs emmdit jobs cancel[/]
-: everything that waits
 
-[bold]Exit codes:[/] 0 done, 1 the service says no (no such job, not done yet), 2 bad usage, 3 the service could not be
-reached or stayed busy past --patience, 130 interrupted.
+[bold]Exit codes:[/] 0 done; 1 the service says no: no such job, not done yet;
+2 bad usage; 3 the service could not be reached or stayed busy past --patience;
+130 interrupted.
 """,
 )
 
