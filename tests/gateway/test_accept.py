@@ -26,6 +26,7 @@ from service.gateway.refusals import RequestRefused
         ("application/json;q=0, */*", 1, MediaType.PNG),
         ("image/png; charset=x; q=0.3, application/json;q=0.2", 1, MediaType.PNG),
         ("multipart/*", 1, MediaType.MULTIPART),
+        ("text/event-stream", 2, MediaType.EVENTS),
         ("nonsense, image/png", 1, MediaType.PNG),
     ],
 )
@@ -33,7 +34,7 @@ def test_the_best_offer_wins(accept, num_images, expected):
     assert choose_media_type(accept, num_images) is expected
 
 
-@pytest.mark.parametrize("accept", ["text/event-stream", "image/webp", "image/png;q=x", "image/png;q=nan", "png", ";"])
+@pytest.mark.parametrize("accept", ["text/html", "image/webp", "image/png;q=x", "image/png;q=nan", "png", ";"])
 def test_what_cannot_be_served_is_406(accept):
     with pytest.raises(RequestRefused) as caught:
         choose_media_type(accept, 1)

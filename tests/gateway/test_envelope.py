@@ -158,6 +158,8 @@ def test_the_description_of_the_interface_has_every_route(gateway):
         "/v1/generate",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/images/{index}",
+        "/v1/jobs/{job_id}/events",
+        "/v1/jobs/{job_id}/live",
         "/v1/models",
         "/livez",
         "/readyz",

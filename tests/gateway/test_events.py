@@ -4,7 +4,6 @@ import base64
 import io
 import json
 
-import httpx
 import pytest
 from PIL import Image
 
@@ -303,8 +302,5 @@ def test_a_job_that_does_not_exist_has_no_stream(gateway, path, job_id):
 
 def test_a_silent_stream_is_kept_alive(held, monkeypatch):
     monkeypatch.setattr("service.gateway.sse.with_keep_alive.__defaults__", (0.05,))
-    with posted(held) as response, pytest.raises(httpx.ReadTimeout):
-        lines = iter(response.iter_lines())
-        assert any(line == ": keep-alive" for line in lines)
-        response.close()
-        raise httpx.ReadTimeout("enough seen")
+    with posted(held) as response:
+        assert any(line == ": keep-alive" for line in response.iter_lines())

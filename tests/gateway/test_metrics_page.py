@@ -18,6 +18,7 @@ LABELS = {
     "emmdit_http_request_duration_seconds": {"le"},
     "emmdit_requests": {"model", "status"},
     "emmdit_request_duration_seconds": {"le"},
+    "emmdit_time_to_first_preview_seconds": {"le"},
     "emmdit_queue_wait_seconds": {"priority", "le"},
     "emmdit_num_requests_waiting": {"model"},
     "emmdit_num_requests_running": {"model"},
@@ -64,6 +65,7 @@ STAGE_BUCKETS = ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.25
 BUCKETS = {
     "emmdit_http_request_duration_seconds": REQUEST_BUCKETS,
     "emmdit_request_duration_seconds": REQUEST_BUCKETS,
+    "emmdit_time_to_first_preview_seconds": REQUEST_BUCKETS,
     "emmdit_queue_wait_seconds": REQUEST_BUCKETS,
     "emmdit_stage_duration_seconds": STAGE_BUCKETS,
     "emmdit_denoise_step_duration_seconds": STAGE_BUCKETS,
