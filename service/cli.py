@@ -1,6 +1,6 @@
 """`emmdit`: every way to start a part of the service. Sole owner of logging, signals and exit codes.
 
-Imports of torch and of the gateway happen inside the commands, so that `emmdit --help` answers at once.
+Torch, the gateway and the settings are imported inside the commands, so that `emmdit --help` answers at once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from service.cli_jobs import jobs_app
 from service.cli_models import models_app
 from service.cli_train import train_app
 from service.errors import ConfigurationError
-from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from model.loading import LoadedEngines
+    from service.settings import Settings
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG; the supervisor does not start such a child again
 
@@ -180,6 +180,8 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
 
 
 def _settings(**flags: object) -> Settings:
+    from service.settings import load_settings
+
     settings = load_settings(**{name: value for name, value in flags.items() if value != []})
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr

@@ -74,7 +74,7 @@ def error_in(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
     """The error that an answer of 4xx or 5xx stands for; headers by lower-case name."""
     try:
         detail: Mapping[str, Any] = json.loads(body)["error"]
-        code, message, param = str(detail["code"]), str(detail["message"]), detail.get("param")
+        code, message, param = str(detail["code"]), str(detail.get("message", "")), detail.get("param")
     except (ValueError, LookupError, TypeError):
         detail, code, param = {}, f"http_{status}", None
         message = f"the server answered {status} and not as this service does"
