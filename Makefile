@@ -70,6 +70,7 @@ train: $(HAS_DEV) ## train the demo model from nothing (hours) and write it to r
 	$(BIN)/emmdit train latents
 	$(BIN)/emmdit train denoiser
 	$(BIN)/emmdit train export runs/demo
+	$(BIN)/emmdit train preview runs/demo runs/world
 
 constraints: ## write constraints.txt anew, from the newest releases that pyproject.toml allows
 	$(PYTHON) -m venv --clear build/constraints

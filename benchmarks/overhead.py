@@ -19,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,34 +108,37 @@ def measure(options: argparse.Namespace) -> OverheadReport:
         "log_level": options.log_level,
         "png_compress_level": options.png_compress_level,
     }
+    livez = request_bytes("GET", "/livez")
     with Stack(settings) as stack:
-        http_floor = Latencies.of(asyncio.run(_one_by_one(stack.url, request_bytes("GET", "/livez"), options.requests)))
-        low = Latencies.of(asyncio.run(_one_by_one(stack.url, _picture_request(), options.requests)))
+        http_floor = Latencies.of(asyncio.run(_one_by_one(stack.url, [livez] * (NUM_WARM + options.requests))))
+        pictures = _picture_requests(NUM_WARM + options.requests)
+        low = Latencies.of(asyncio.run(_one_by_one(stack.url, pictures)))
         waiting = _saturate_waiting(stack, options)
     with Stack(settings) as stack:
         durable = _saturate_durable(stack, options)
     with tempfile.TemporaryDirectory() as folder:
         with Stack(settings, profile_dir=Path(folder)) as stack:
-            asyncio.run(_crowd(stack.url, _picture_request(), NUM_WARM, options.connections))
+            asyncio.run(_crowd(stack.url, _picture_requests(NUM_WARM), options.connections))
             stack.begin_profile()
-            asyncio.run(_crowd(stack.url, _picture_request(), options.jobs, options.connections))
+            asyncio.run(_crowd(stack.url, _picture_requests(options.jobs), options.connections))
             paths = stack.end_profile()
         profile = {name: _read_profile(path, options.jobs) for name, path in paths.items()}
     return OverheadReport(describe_machine(), settings, http_floor, low, waiting, durable, profile)
 
 
-def _picture_request(*, is_async: bool = False) -> bytes:
-    body = {"prompt": "a photo of a red apple", "num_inference_steps": 1, "guidance_scale": 0, "seed": 7}
+def _picture_requests(num: int, *, is_async: bool = False) -> list[bytes]:
+    """Each with a seed of its own: identical ones under way would share one generation."""
     headers = {"Prefer": "respond-async"} if is_async else {"Accept": "image/png"}
-    return request_bytes("POST", "/v1/generate", body, headers)
+    body = {"prompt": "a photo of a red apple", "num_inference_steps": 1, "guidance_scale": 0}
+    return [request_bytes("POST", "/v1/generate", body | {"seed": seed}, headers) for seed in range(num)]
 
 
-async def _one_by_one(url: str, request: bytes, num_requests: int) -> list[float]:
-    """Seconds of each request, with pauses so that none meets another."""
+async def _one_by_one(url: str, requests: Sequence[bytes]) -> list[float]:
+    """Seconds of each request, with pauses so that none meets another; the first NUM_WARM are left out."""
     source = random.Random(0)
     connection = await Connection.open(url)
     seconds = []
-    for number in range(NUM_WARM + num_requests):
+    for number, request in enumerate(requests):
         await asyncio.sleep(source.uniform(*PAUSE_S))
         started_s = time.perf_counter()
         reply = await connection.ask(request)
@@ -147,10 +151,10 @@ async def _one_by_one(url: str, request: bytes, num_requests: int) -> list[float
 
 
 def _saturate_waiting(stack: Stack, options: argparse.Namespace) -> Saturation:
-    request = _picture_request()
-    asyncio.run(_crowd(stack.url, request, NUM_WARM, options.connections))
+    asyncio.run(_crowd(stack.url, _picture_requests(NUM_WARM), options.connections))
+    requests = _picture_requests(options.jobs)
     before, own_before_s, started_s = stack.cpu_s(), time.process_time(), time.monotonic()
-    replies = asyncio.run(_crowd(stack.url, request, options.jobs, options.connections))
+    replies = asyncio.run(_crowd(stack.url, requests, options.connections))
     duration_s = time.monotonic() - started_s
     cpu_s = _cpu_since(stack, before, own_before_s)
     seconds = [taken_s for reply, taken_s in replies if reply.status == 200]
@@ -158,9 +162,10 @@ def _saturate_waiting(stack: Stack, options: argparse.Namespace) -> Saturation:
 
 
 def _saturate_durable(stack: Stack, options: argparse.Namespace) -> Saturation:
-    asyncio.run(_crowd(stack.url, _picture_request(), NUM_WARM, options.connections))
+    asyncio.run(_crowd(stack.url, _picture_requests(NUM_WARM), options.connections))
+    requests = _picture_requests(options.jobs, is_async=True)
     before, own_before_s, started_s = stack.cpu_s(), time.process_time(), time.monotonic()
-    replies = asyncio.run(_crowd(stack.url, _picture_request(is_async=True), options.jobs, options.connections))
+    replies = asyncio.run(_crowd(stack.url, requests, options.connections))
     accepted_s = time.monotonic() - started_s
     num_accepted = sum(reply.status == 202 for reply, _ in replies)
     while (stats := stack.queue_stats()).num_waiting + stats.num_running:
@@ -170,20 +175,20 @@ def _saturate_durable(stack: Stack, options: argparse.Namespace) -> Saturation:
     return _saturation(options, num_accepted, duration_s, cpu_s, num_accepted / accepted_s, None)
 
 
-async def _crowd(url: str, request: bytes, num_requests: int, num_connections: int) -> list[tuple[Reply, float]]:
-    """Every connection asks again as soon as it is answered, until `num_requests` are."""
-    left = iter(range(num_requests))
+async def _crowd(url: str, requests: Sequence[bytes], num_connections: int) -> list[tuple[Reply, float]]:
+    """Every connection asks again as soon as it is answered, until all `requests` are."""
+    left = iter(requests)
     replies: list[tuple[Reply, float]] = []
 
     async def customer() -> None:
         connection = await Connection.open(url)
-        for _ in left:
+        for request in left:
             started_s = time.perf_counter()
             reply = await connection.ask(request)
             replies.append((reply, time.perf_counter() - started_s))
         await connection.close()
 
-    await asyncio.gather(*(customer() for _ in range(min(num_connections, num_requests))))
+    await asyncio.gather(*(customer() for _ in range(min(num_connections, len(requests)))))
     return replies
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from model.errors import AutoencoderError
 from model.fast_decoder import make_fast
 from model.preview import Previews
+from model.preview_fit import SMOOTH_NOISE_WEIGHT, smooth_noise
 from model.tensor_file import read_header
 
 
@@ -83,6 +84,13 @@ class Autoencoder:
         pixels = pixels.float().add(1).mul(127.5).clamp(0, 255).round()  # [-1, 1] -> [0, 255]
         pictures: NDArray[np.uint8] = pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return pictures
+
+    def prime_previews(self) -> None:
+        """Show previews of a bundle without a projection what the decoder makes of random latents: as much work as
+        decoding sixteen 512px pictures, after which colours are roughly right from the first preview on."""
+        if self.previews.is_blank:
+            for latents in smooth_noise(self.num_channels):
+                self.previews.learn(latents, self.decode(latents), SMOOTH_NOISE_WEIGHT)
 
     @torch.inference_mode()
     def encode(self, pictures: NDArray[np.uint8]) -> Tensor:

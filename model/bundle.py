@@ -24,13 +24,15 @@ UNSAFE_SUFFIXES = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".m
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where a bundle's parts lie: a safetensors file, and folders as transformers, diffusers and PEFT write them."""
+    """Where a bundle's parts lie: transformer and preview are safetensors files, the rest folders as transformers,
+    diffusers and PEFT write them. A bundle needs neither adapter nor preview (the projection of model/preview.py)."""
 
     transformer: Path
     text_encoder: Path
     tokenizer: Path
     autoencoder: Path
     adapter: Path | None = None
+    preview: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Bundle:
         ]
         if parts.adapter is not None:
             needed += [parts.adapter / "adapter_config.json", parts.adapter / "adapter_model.safetensors"]
+        if parts.preview is not None:
+            needed.append(parts.preview)
         missing = [str(path) for path in needed if not path.is_file()]
         for folder in (parts.text_encoder, parts.autoencoder):
             if not any(folder.glob("*.safetensors")):
@@ -65,8 +69,9 @@ class Bundle:
         Loading reads safetensors and JSON only; this makes sure that no library is ever tempted otherwise.
         """
         parts = self.parts
-        if parts.transformer.suffix != ".safetensors":
-            raise UnsafeFile(f"{parts.transformer}: the transformer must be a .safetensors file")
+        for name, part in (("transformer", parts.transformer), ("preview", parts.preview)):
+            if part is not None and part.suffix != ".safetensors":
+                raise UnsafeFile(f"{part}: the {name} must be a .safetensors file")
         for folder in (parts.text_encoder, parts.tokenizer, parts.autoencoder, parts.adapter):
             if folder is None or not folder.is_dir():
                 continue
@@ -98,13 +103,13 @@ def read_bundle(folder: Path) -> Bundle:
         raise ManifestError(path, "architecture", str(error)) from error
     parts = _Table(path, "parts", table.take("parts", dict))
     home = folder.resolve()
-    adapter = parts.take("adapter", str) if "adapter" in parts.values else None
+    optional = {key: parts.take(key, str) for key in ("adapter", "preview") if key in parts.values}
     located = Parts(
         transformer=(home / parts.take("transformer", str)).resolve(),
         text_encoder=(home / parts.take("text_encoder", str)).resolve(),
         tokenizer=(home / parts.take("tokenizer", str)).resolve(),
         autoencoder=(home / parts.take("autoencoder", str)).resolve(),
-        adapter=None if adapter is None else (home / adapter).resolve(),
+        **{key: (home / path).resolve() for key, path in optional.items()},
     )
     parts.refuse_rest()
     card = _read_card(table)
@@ -115,7 +120,8 @@ def read_bundle(folder: Path) -> Bundle:
 def write_bundle(folder: Path, card: ModelCard, config: ModelConfig, parts: Mapping[str, str]) -> Bundle:
     """Write the manifest of a bundle into `folder` and read it back.
 
-    `parts` maps transformer, text_encoder, tokenizer, autoencoder and perhaps adapter to paths, relative to `folder`.
+    `parts` maps transformer, text_encoder, tokenizer, autoencoder and perhaps adapter and preview to paths, relative to
+    `folder`.
     """
     values = {
         "format_version": FORMAT_VERSION,
@@ -134,6 +140,17 @@ def write_bundle(folder: Path, card: ModelCard, config: ModelConfig, parts: Mapp
         "example_prompts": list(card.example_prompts),
     }
     folder.mkdir(parents=True, exist_ok=True)
+    return _write_manifest(folder, values)
+
+
+def name_preview(bundle: Bundle, path: str) -> Bundle:
+    """Name the preview at `path`, relative to the bundle's folder, in its manifest; the rest stays as it is."""
+    values = json.loads((bundle.folder / MANIFEST_NAME).read_text("utf-8"))
+    values["parts"]["preview"] = path
+    return _write_manifest(bundle.folder, values)
+
+
+def _write_manifest(folder: Path, values: Mapping[str, Any]) -> Bundle:
     temporary = folder / f"{MANIFEST_NAME}.part"
     temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
     temporary.replace(folder / MANIFEST_NAME)

@@ -21,7 +21,7 @@ from model.autoencoder import Autoencoder
 from model.bundle import Bundle
 from model.engine import Engine, choose_device, choose_dtype
 from model.text import TextEncoder
-from model.weights import LoadedModel, load_autoencoder, load_network, load_text_encoder, refuse_unfit
+from model.weights import LoadedModel, give_projection, load_autoencoder, load_network, load_text_encoder, refuse_unfit
 
 T = TypeVar("T")
 _READ_SUFFIXES = (".json", ".safetensors")  # nothing else of a part's folder is read
@@ -71,6 +71,7 @@ def load_engines(
                 bundle, device=chosen, dtype=number_format
             )
             autoencoder.refuse_sizes_off_grid(bundle.parts.autoencoder, bundle.card.sizes)
+            give_projection(bundle, autoencoder)  # all that share an autoencoder draw with the first one
         autoencoders.append((bundle, autoencoder))
         with _timed(phases_s, "networks"):
             network = load_network(bundle, device=chosen, dtype=number_format)
@@ -80,6 +81,8 @@ def load_engines(
         del network, model
     if chosen.type != "cpu":  # a CPU has nothing to warm up, and a picture of the published size takes it half a minute
         with _timed(phases_s, "warm-up"):
+            for _, autoencoder in autoencoders:
+                autoencoder.prime_previews()
             for engine in engines.values():
                 engine.warm_up()
     return LoadedEngines(engines, memory_by_part(engines), phases_s)

@@ -76,6 +76,7 @@ def _copy(bundle: Bundle, target: Path) -> None:
         "tokenizer": bundle.parts.tokenizer,
         "autoencoder": bundle.parts.autoencoder,
         "adapter": bundle.parts.adapter,
+        "preview": bundle.parts.preview,
     }
     parts = {}
     for key, source in located.items():

@@ -20,6 +20,7 @@ from model.autoencoder import Autoencoder
 from model.bundle import Bundle
 from model.config import ModelCard, ModelConfig
 from model.errors import MissingFiles
+from model.preview import Projection, expected_shapes
 from model.tensor_file import check_tensors, read_header
 from model.text import DEFAULT_CACHE_BYTES, TextEncoder
 from model.transformer import EMMDiT
@@ -87,13 +88,21 @@ def load_text_encoder(
 
 def load_autoencoder(bundle: Bundle, *, device: torch.device | str, dtype: torch.dtype) -> Autoencoder:
     """The bundle's autoencoder, checked to fit the network's latents and every size on the card."""
-    return Autoencoder.load(
+    autoencoder = Autoencoder.load(
         bundle.parts.autoencoder,
         num_channels=bundle.config.in_channels,
         sizes=bundle.card.sizes,
         device=device,
         dtype=dtype,
     )
+    give_projection(bundle, autoencoder)
+    return autoencoder
+
+
+def give_projection(bundle: Bundle, autoencoder: Autoencoder) -> None:
+    """Let `autoencoder` draw its previews with the bundle's projection, if there is one and it has none yet."""
+    if bundle.parts.preview is not None and autoencoder.previews.given is None:
+        autoencoder.previews.given = Projection.load(bundle.parts.preview, autoencoder.num_channels)
 
 
 def load_transformer(
@@ -142,6 +151,9 @@ def verify_bundle(bundle: Bundle, report: Callable[[str], None]) -> None:
         config = read_adapter_config(parts.adapter)
         num = len(read_header(parts.adapter / "adapter_model.safetensors"))
         report(f"adapter       {num} tensors, rank {config.rank}, scaling {config.scaling:g}")
+    if parts.preview is not None:
+        check_tensors(parts.preview, read_header(parts.preview), expected_shapes(bundle.config.in_channels))
+        report(f"preview       {parts.preview.stat().st_size:,} bytes")
     for label, folder in (("text encoder", parts.text_encoder), ("autoencoder", parts.autoencoder)):
         files = sorted(folder.glob("*.safetensors"))
         num = sum(len(read_header(path)) for path in files)

@@ -1,4 +1,4 @@
-"""`emmdit train prepare`, `recipe` and `recipe-export`: E-MMDiT as published, from pictures of one's own.
+"""`emmdit train prepare`, `recipe`, `recipe-export` and `preview`: E-MMDiT as published, from pictures of one's own.
 
 Part of `emmdit train`; docs/recipe.md walks through it.
 """
@@ -107,6 +107,26 @@ def recipe(
             sample_every_min=sample_every,
         )
         train_recipe(run, report=typer.echo, should_stop=stop_on_signal())
+
+
+@recipe_app.command()
+def preview(
+    bundle: Annotated[str, typer.Argument(help="Model whose previews are to be fitted: name or folder.")],
+    pictures: Annotated[Path, typer.Argument(help="Pictures: a folder, a .tar file, a folder of them, a dataset.")],
+    num_pictures: Annotated[int, typer.Option(min=20, help="Pictures to take; every tenth is held out.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 8,
+    device: DeviceOption = "auto",
+) -> None:
+    """Fit the previews of a model's autoencoder (seconds; no training), and write them into its bundle.
+
+    Captions are not needed. Tells how close previews of held-out pictures come to them, in decibels.
+    """
+    from model.training.preview_trainer import PreviewConfig, fit_preview
+
+    _require_device(device)
+    with _explained():
+        config = PreviewConfig(_bundle_folder(bundle), pictures, num_pictures, batch_size, device)
+        fit_preview(config, report=typer.echo)
 
 
 @recipe_app.command()

@@ -1,18 +1,19 @@
 """The service's exception tree, with stable codes. Knows no HTTP: service/gateway/responses.py maps it.
 
 EmmditError
-├── InvalidValue         a field's value is not allowed (param, value, allowed)
-├── UnknownModel         no such model here
-├── JobNotFound          no such job, or another owner's
-├── JobNotReady          the job has no picture to give (yet, or any more)
-├── QueueFull            the bounded queue has no room (retry_after_s)
-├── ServerOverloaded     Redis or the disk refuses work for now (retry_after_s)
-├── NoWorker             nobody alive serves the model (retry_after_s)
-├── DeadlineExceeded     the job's time ran out
-├── JobFailed            the worker gave the job up (its own code)
-├── JobWasCancelled      somebody cancelled the job
-├── BlobCorrupt          a stored picture fails its checksum
-└── ConfigurationError   the operator asked for something impossible
+├── InvalidValue          a field's value is not allowed (param, value, allowed)
+├── UnknownModel          no such model here
+├── JobNotFound           no such job, or another owner's
+├── JobNotReady           the job has no picture to give (yet, or any more)
+├── IdempotencyKeyReused  the key was used for another request
+├── QueueFull             the bounded queue has no room (retry_after_s)
+├── ServerOverloaded      Redis or the disk refuses work for now (retry_after_s)
+├── NoWorker              nobody alive serves the model (retry_after_s)
+├── DeadlineExceeded      the job's time ran out
+├── JobFailed             the worker gave the job up (its own code)
+├── JobWasCancelled       somebody cancelled the job
+├── BlobCorrupt           a stored picture fails its checksum
+└── ConfigurationError    the operator asked for something impossible
 """
 
 from __future__ import annotations
@@ -60,6 +61,12 @@ class JobNotReady(EmmditError):
     """The job has no picture to give, yet or any more."""
 
     code = "job_not_ready"
+
+
+class IdempotencyKeyReused(EmmditError):
+    """This key was used for another request."""
+
+    code = "idempotency_key_reused"
 
 
 class QueueFull(EmmditError):

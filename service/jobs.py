@@ -60,7 +60,8 @@ class Job:
     `attempt` is 0 until a worker claims the job and counts claims from 1. `inbox` is where its waiter listens.
     `time_left_s` is how far off the deadline was when the job was claimed, on the server's clock. `watch_level` is what
     was asked for with the job or, where it was claimed, by whoever has come to watch it since; of `partial_images`
-    steps each picture's full-size estimate is published too.
+    steps each picture's full-size estimate is published too. `output_format` and `output_compression` (None for png)
+    say how the gateway sends the pictures: what is stored is always a PNG.
     """
 
     id: str
@@ -73,6 +74,8 @@ class Job:
     inbox: str = ""
     watch_level: WatchLevel = WatchLevel.NOTHING
     partial_images: int = 0
+    output_format: str = "png"
+    output_compression: int | None = None
     attempt: int = 0
     time_left_s: float = field(default=math.inf, compare=False)
 

@@ -1,4 +1,4 @@
-"""Every Redis key of one model, in the order in which the scripts name them (service/scripts/prelude.lua).
+"""Every Redis key, those of one model in the order in which the scripts name them (service/scripts/prelude.lua).
 
 All keys of a model carry one hash tag, so that on a Cluster they share a slot and every script stays atomic.
 """
@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+LINK_SECRET = "emmdit:link_secret"  # the one key that belongs to no model: what signs links to pictures
 
 _SHARED = (
     "queue",  # zset: jobs that may run now, by priority class and the tenant's virtual time
@@ -59,6 +61,14 @@ class QueueKeys:
     def inbox(self, name: str) -> str:
         """The stream in which one gateway learns that jobs have ended."""
         return f"{self._prefix}inbox:{name}"
+
+    def owner_jobs(self, owner: str) -> str:
+        """The sorted set of one tenant's jobs, by the time they were accepted."""
+        return f"{self._prefix}owner_jobs:{owner}"
+
+    def idempotency(self, digest: str) -> str:
+        """The hash that remembers which job was accepted under a client's own key."""
+        return f"{self._prefix}idempotency:{digest}"
 
     def declare(self, listing: Sequence[str]) -> tuple[list[str], list[str]]:
         """From {id, inbox, ...}: the keys a script declares for these jobs, and its arguments {id, inbox key, ...}.

@@ -128,9 +128,9 @@ class Metrics:
         self.rejections.labels(reason).inc()
         self.requests.labels(model, "rejected").inc()
 
-    def count_end(self, status: JobStatus) -> None:
-        """A job's one terminal state. Called once per job, by the gateway that accepted it."""
-        self.requests.labels(status.job.model, STATUS_OF_STATE[status.state]).inc()
+    def count_end(self, status: JobStatus, *, num_requests: int = 1) -> None:
+        """A job's one terminal state. Called once per job, by the gateway that accepted it for so many requests."""
+        self.requests.labels(status.job.model, STATUS_OF_STATE[status.state]).inc(num_requests)
         if status.finished_at is not None:
             self.request_duration.observe(max(0.0, status.finished_at - status.created_at))
         if status.started_at is not None:
@@ -138,6 +138,14 @@ class Metrics:
             self.queue_wait.labels(status.job.priority.name.lower()).observe(wait_s)
         if isinstance(status.result, Cancelled):
             self.cancellations.labels(status.result.phase).inc()
+
+    def count_answer(self, model: str, state: JobState) -> None:
+        """A request that was answered apart from a job's end: later, or before it."""
+        self.requests.labels(model, STATUS_OF_STATE[state]).inc()
+
+    def count_look_up(self, cache: str, *, is_hit: bool) -> None:
+        """Whether something was there already."""
+        self.cache_events.labels(cache, "hit" if is_hit else "miss").inc()
 
     def observe_step(self, resolution: str, num_pictures: int, num_rows: int, max_rows: int, duration_s: float) -> None:
         """One denoising step of `num_pictures` in `num_rows` of a forward's `max_rows`; `resolution` is "512x512"."""

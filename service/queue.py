@@ -13,13 +13,15 @@ from dataclasses import replace
 from typing import Any, Self
 
 from service import queue_wire as wire
-from service.errors import ConfigurationError, QueueFull, ServerOverloaded
+from service.errors import ConfigurationError, IdempotencyKeyReused, JobNotFound, QueueFull, ServerOverloaded
 from service.job_events import JobEvents
 from service.jobs import Failed, Job, JobResult, JobStatus, WatchLevel, decode_job, encode_result
-from service.keys import QueueKeys
+from service.keys import LINK_SECRET, QueueKeys
+from service.owner_jobs import OwnerJobs
 from service.queue_server import CALL_BUDGET_S, MAX_BLOCK_S, SERVER_RETRY_AFTER_S, QueueServer, translated
 from service.queue_types import (
     HeartbeatReply,
+    IdempotencyKey,
     InboxEvent,
     JobProgress,
     QueueLimits,
@@ -34,6 +36,8 @@ MAX_MEMORY_RATIO = 0.8
 REAP_BATCH = 100
 MAX_ROUNDS = 5
 COMES_TOO_LATE = -2
+KEY_REUSED = -3
+KEY_KNOWN = -4
 
 
 class JobQueue:
@@ -50,6 +54,7 @@ class JobQueue:
         self._commands = server.commands
         self._keys = keys
         self.events = JobEvents(server, keys)
+        self.owned = OwnerJobs(server, keys)
 
     @classmethod
     def connect(cls, url: str, *, model: str, limits: QueueLimits) -> Self:
@@ -71,37 +76,55 @@ class JobQueue:
             raise ConfigurationError(str(error)) from error
         return type(self)(self._server, keys, self.limits)
 
-    async def submit(self, job: Job) -> Submitted:
+    async def submit(self, job: Job, key: IdempotencyKey | None = None) -> Submitted:
         """Accept a job. Once this returns, the job reaches exactly one end, whatever happens to any process.
 
-        An id accepted before is left alone and reported as not new. Raises QueueFull (retry_after_s from the backlog
-        and the workers' measured rate), and ServerOverloaded also where the server is short of memory.
+        An id accepted before is left alone and reported as not new. So is a job that was accepted before under the same
+        `key`, as long as it can be read: it is reported in place of this one. Raises QueueFull (retry_after_s from the
+        backlog and the workers' measured rate), IdempotencyKeyReused, and ServerOverloaded also where the server is
+        short of memory.
+        """
+        gone = ""
+        for _ in range(MAX_ROUNDS):
+            outcome = await self._submit_once(job, key, gone)
+            if isinstance(outcome, Submitted):
+                return outcome
+            try:
+                earlier = await self.status(outcome, job.owner)
+            except JobNotFound:  # past its time, for good: the key may name another now
+                gone = outcome
+            else:
+                return Submitted(earlier.position or 0, is_new=False, earlier=earlier)
+        raise ServerOverloaded("too many requests with one key at a time", retry_after_s=SERVER_RETRY_AFTER_S)
+
+    async def keyed(self, key: IdempotencyKey, owner: str) -> JobStatus | None:
+        """The job that was accepted under this key; None where there is none, or it is past its time.
+
+        Raises IdempotencyKeyReused where the key was used for something else.
         """
         async with translated(CALL_BUDGET_S):
-            valid_until_ms = await self._server.valid_until_ms()
-            if self._server.memory_ratio > MAX_MEMORY_RATIO:
-                raise ServerOverloaded("the queue's server is short of memory", retry_after_s=SERVER_RETRY_AFTER_S)
-            arguments = wire.submit_arguments(job, self.limits, valid_until_ms)
-            outcome, *details = await self._run("submit", [self._keys.job(job.id)], *arguments)
-            if outcome >= 0:
-                return Submitted(position=details[0], is_new=bool(outcome))
-            if outcome == COMES_TOO_LATE:
-                raise self._server.too_late()
-            rates = [worker.rate_cost_per_s for worker in await self._live_workers()]
-        raise QueueFull(
-            f"the queue is full: {details[0]} jobs wait and {self.limits.capacity} may",
-            retry_after_s=retry_after_s(wire.from_ticks(details[1]), rates),
-        )
+            fingerprint, job_id = await self._commands.hmget(self._keys.idempotency(key.digest), "fingerprint", "job")
+        if fingerprint is None:
+            return None
+        if fingerprint != key.fingerprint:
+            raise _key_reused()
+        try:
+            return await self.status(job_id, owner)
+        except JobNotFound:
+            return None
 
     # Pipelines here are no transactions: Redis refuses even reads within MULTI while it is over its memory limit.
 
-    async def status(self, job_id: str, owner: str) -> JobStatus:
-        """The job as it stands. Raises JobNotFound for an unknown id, an ended job past its time, another's job."""
+    async def status(self, job_id: str, owner: str | None) -> JobStatus:
+        """The job as it stands. Raises JobNotFound for an unknown id, an ended job past its time, another's job.
+
+        Without an owner it is anybody's: the caller has proof that it may be seen.
+        """
         async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._keys.job(job_id))
             pipe.zrank(self._keys.queue, job_id)
             fields, rank = await pipe.execute()
-        if fields.get("owner") != owner:
+        if not fields or owner not in (None, fields.get("owner")):
             raise wire.job_not_found(job_id)
         return wire.decode_status(fields, rank)
 
@@ -257,6 +280,11 @@ class JobQueue:
             reply = await self._server.blocking.xread(streams, count=512, block=wire.to_ms(wait_s))
         return tuple(InboxEvent(event, fields["job"]) for _, events in reply for event, fields in events)
 
+    async def link_secret(self) -> str:
+        """What all gateways sign links to pictures with, whatever the model."""
+        async with translated(CALL_BUDGET_S):
+            return await self._server.shared_secret(LINK_SECRET)
+
     async def ping(self) -> None:
         """Return if the server answers."""
         async with translated(CALL_BUDGET_S):
@@ -274,6 +302,31 @@ class JobQueue:
 
     async def _run(self, name: str, keys: Sequence[str], *arguments: str | int) -> Any:  # noqa: ANN401  (Lua's reply)
         return await self._server.run(name, (*self._keys.shared, *keys), *arguments)
+
+    async def _submit_once(self, job: Job, key: IdempotencyKey | None, gone: str) -> Submitted | str:
+        """What became of the job; or the id of another that was accepted under its key, unless that is `gone`."""
+        keys = [self._keys.job(job.id), self._keys.owner_jobs(job.owner)]
+        if key:
+            keys.append(self._keys.idempotency(key.digest))
+        async with translated(CALL_BUDGET_S):
+            valid_until_ms = await self._server.valid_until_ms()
+            if self._server.memory_ratio > MAX_MEMORY_RATIO:
+                raise ServerOverloaded("the queue's server is short of memory", retry_after_s=SERVER_RETRY_AFTER_S)
+            arguments = wire.submit_arguments(job, self.limits, valid_until_ms, key, gone)
+            outcome, *details = await self._run("submit", keys, *arguments)
+            if outcome >= 0:
+                return Submitted(position=details[0], is_new=bool(outcome))
+            if outcome == COMES_TOO_LATE:
+                raise self._server.too_late()
+            if outcome == KEY_REUSED:
+                raise _key_reused()
+            if outcome == KEY_KNOWN:
+                return str(details[0])
+            rates = [worker.rate_cost_per_s for worker in await self._live_workers()]
+        raise QueueFull(
+            f"the queue is full: {details[0]} jobs wait and {self.limits.capacity} may",
+            retry_after_s=retry_after_s(wire.from_ticks(details[1]), rates),
+        )
 
     async def _claim_once(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> list[Any]:
         async with translated(CALL_BUDGET_S):
@@ -315,3 +368,7 @@ class JobQueue:
             pipe.zrange(self._keys.workers, 0, -1, withscores=True)
             pipe.hgetall(self._keys.worker_records)
             return wire.decode_workers(*await pipe.execute(), lease_s=self.limits.lease_s)
+
+
+def _key_reused() -> IdempotencyKeyReused:
+    return IdempotencyKeyReused("this idempotency key was used for another request; allowed: a new one for each")

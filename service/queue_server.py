@@ -7,6 +7,7 @@ pipeline: whatever comes while one is on its way is sent with the next. A lone c
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -122,6 +123,19 @@ class QueueServer:
         """What to raise where a script says that its call came too late."""
         self._asked_at_s = float("-inf")  # perhaps the server's clock was set
         return ServerOverloaded("the queue's server does not answer in time", retry_after_s=SERVER_RETRY_AFTER_S)
+
+    async def shared_secret(self, key: str) -> str:
+        """256 random bits in hex, made by whoever asks first and the same for all. To be called within `translated`.
+
+        Read each time: one that was kept would outlive the server's data and no longer be the others'.
+        """
+        if secret := await self.commands.get(key):
+            return str(secret)
+        async with self.commands.pipeline(transaction=False) as pipe:
+            pipe.set(key, secrets.token_hex(32), nx=True)
+            pipe.get(key)
+            _, secret = await pipe.execute()
+        return str(secret)
 
     async def close(self) -> None:
         """Close every connection."""

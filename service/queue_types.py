@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.jobs import WatchLevel
+from service.jobs import JobStatus, WatchLevel
 
 MAX_RETRY_AFTER_S = 120
 UNKNOWN_RATE_RETRY_AFTER_S = 5
@@ -19,8 +19,8 @@ class QueueLimits:
 
     `capacity` counts jobs that wait (queued or in a retry's delay). `lease_s` is how long a worker may stay silent
     about a job, and how long its own record lives. `max_attempts` counts attempts that failed or were lost, not those
-    given back by `JobQueue.release`. `result_ttl_s` is how long a finished job can be read. Raises ValueError for a
-    limit with which no job could run.
+    given back by `JobQueue.release`. `result_ttl_s` is how long a finished job can be read, `idempotency_ttl_s` how
+    long a client's own key is remembered. Raises ValueError for a limit with which no job could run.
     """
 
     capacity: int = 256
@@ -28,23 +28,40 @@ class QueueLimits:
     max_attempts: int = 3
     retry_delay_s: float = 1.0
     result_ttl_s: float = 3600.0
+    idempotency_ttl_s: float = 86400.0
 
     def __post_init__(self) -> None:
         if self.capacity < 1 or self.max_attempts < 1:
             raise ValueError(f"capacity and max_attempts must be >= 1, got {self.capacity} and {self.max_attempts}")
-        if self.lease_s <= 0 or self.result_ttl_s <= 0 or self.retry_delay_s < 0:
+        if min(self.lease_s, self.result_ttl_s, self.idempotency_ttl_s) <= 0 or self.retry_delay_s < 0:
             raise ValueError(
-                "lease_s and result_ttl_s must be positive and retry_delay_s >= 0, "
-                f"got {self.lease_s}, {self.result_ttl_s} and {self.retry_delay_s}"
+                "lease_s, result_ttl_s and idempotency_ttl_s must be positive and retry_delay_s >= 0, "
+                f"got {self.lease_s}, {self.result_ttl_s}, {self.idempotency_ttl_s} and {self.retry_delay_s}"
             )
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A client's own key for one request: two that bear the same are one.
+
+    `digest` stands for the owner and the key, `fingerprint` for what was asked for. Both are hex digests, so that
+    neither can break out of a name.
+    """
+
+    digest: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
-    """`position` is 0 for the next to run; `is_new` is False where the id had been accepted before."""
+    """`position` is 0 for the next to run; `is_new` is False where the id had been accepted before.
+
+    `earlier` is another job, as it stands, which was accepted before under the same key in place of this one.
+    """
 
     position: int
     is_new: bool
+    earlier: JobStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

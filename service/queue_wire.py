@@ -23,7 +23,7 @@ from service.jobs import (
     encode_job,
     encode_result,
 )
-from service.queue_types import JobProgress, QueueLimits, QueueStats, WorkerInfo
+from service.queue_types import IdempotencyKey, JobProgress, QueueLimits, QueueStats, WorkerInfo
 from service.records import from_fields, to_fields, to_json
 
 CANCELLED_QUEUED = encode_result(Cancelled("queued"))
@@ -49,7 +49,9 @@ def from_ticks(ticks: str | int | None) -> float:
     return int(ticks or 0) / 1000
 
 
-def submit_arguments(job: Job, limits: QueueLimits, valid_until_ms: int) -> list[str | int]:
+def submit_arguments(
+    job: Job, limits: QueueLimits, valid_until_ms: int, key: IdempotencyKey | None, gone: str
+) -> list[str | int]:
     """ARGV of submit.lua."""
     return [
         job.id,
@@ -64,6 +66,10 @@ def submit_arguments(job: Job, limits: QueueLimits, valid_until_ms: int) -> list
         limits.capacity,
         valid_until_ms,
         int(job.watch_level),
+        to_ms(limits.result_ttl_s),
+        key.fingerprint if key else "",
+        gone,
+        to_ms(limits.idempotency_ttl_s),
     ]
 
 

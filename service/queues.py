@@ -13,9 +13,10 @@ from typing import Self
 
 from service.errors import JobNotFound, ServerOverloaded
 from service.job_events import News
-from service.jobs import Job, JobStatus
+from service.jobs import Job, JobState, JobStatus
+from service.owner_jobs import place_of
 from service.queue import JobQueue
-from service.queue_types import QueueLimits, ReapReport
+from service.queue_types import IdempotencyKey, QueueLimits, ReapReport
 
 
 class Queues(Mapping[str, JobQueue]):
@@ -103,14 +104,40 @@ class Queues(Mapping[str, JobQueue]):
         """JobQueue.reap of every model."""
         return sum(await asyncio.gather(*(queue.reap() for queue in self.values())), ReapReport())
 
-    async def status(self, job_id: str, owner: str) -> JobStatus:
-        """The job, whichever model's it is. Raises JobNotFound where none of them knows it for this owner."""
+    async def status(self, job_id: str, owner: str | None) -> JobStatus:
+        """The job, whichever model's it is. Raises JobNotFound where none of them knows it for this owner (or any)."""
         return _found(await asyncio.gather(*(_status(queue, job_id, owner) for queue in self.values())), job_id)
 
     async def cancel(self, job_id: str, owner: str) -> JobStatus:
         """JobQueue.cancel, whichever model's job it is. Raises JobNotFound as `status` does."""
         status = await self.status(job_id, owner)
         return await self[status.job.model].cancel(job_id, owner)
+
+    async def keyed(self, key: IdempotencyKey, owner: str) -> JobStatus | None:
+        """JobQueue.keyed, whichever model's the job is.
+
+        A look only: of two requests that come with one key for two models at the same moment both may be accepted.
+        """
+        found = await asyncio.gather(*(queue.keyed(key, owner) for queue in self.values()))
+        return next((status for status in found if status is not None), None)
+
+    async def jobs(
+        self, owner: str, *, limit: int, after: str | None = None, state: JobState | None = None
+    ) -> tuple[list[JobStatus], bool]:
+        """The owner's jobs of all models, newest first: `limit` at most, and whether there are more.
+
+        Those that come after the job `after` in that order. Raises JobNotFound where the owner has no such job.
+        """
+        before = await self.status(after, owner) if after is not None else None
+        pages = await asyncio.gather(
+            *(queue.owned.newest(owner, limit=limit + 1, before=before, state=state) for queue in self.values())
+        )
+        jobs = sorted((status for page in pages for status in page), key=place_of, reverse=True)
+        return jobs[:limit], len(jobs) > limit
+
+    async def link_secret(self) -> str:
+        """JobQueue.link_secret."""
+        return await next(iter(self.values())).link_secret()
 
     async def ping(self) -> None:
         """Return if the server answers."""
@@ -137,7 +164,7 @@ def fair_places(held: Mapping[str, int], num_free: int) -> dict[str, int]:
     return {model: total - held[model] for model, total in totals.items() if total > held[model]}
 
 
-async def _status(queue: JobQueue, job_id: str, owner: str) -> JobStatus | None:
+async def _status(queue: JobQueue, job_id: str, owner: str | None) -> JobStatus | None:
     try:
         return await queue.status(job_id, owner)
     except JobNotFound:

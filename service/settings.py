@@ -52,6 +52,22 @@ class Settings(BaseSettings):
         None, description="redis://, rediss:// or unix:// address. Unset: `emmdit serve` starts a server of its own."
     )
 
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$",
+        description="http:// or https:// address at which clients reach the service, for links to pictures. Unset: the "
+        "one that each request was sent to.",
+    )
+    url_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Signs links to pictures, 32 characters or more, the same for all gateways. Unset: a random one, "
+        "kept in Redis.",
+    )
+    url_ttl_s: Seconds = Field(
+        0.0, ge=0, description="How long a signed link to a picture works; 0: as long as finished pictures are kept."
+    )
+
     embedded_max_memory_bytes: int = Field(
         256 * 1024**2,
         ge=16 * 1024**2,
@@ -88,6 +104,9 @@ class Settings(BaseSettings):
     default_timeout_s: Seconds = Field(300.0, gt=0, description="Deadline of a request that names none.")
     max_timeout_s: Seconds = Field(3600.0, gt=0, description="Longest deadline that a request may name.")
     result_ttl_s: Seconds = Field(3600.0, gt=0, description="How long finished jobs and their pictures are kept.")
+    idempotency_ttl_s: Seconds = Field(
+        86400.0, gt=0, description="How long an Idempotency-Key is remembered after a job was accepted under it."
+    )
     no_worker_grace_s: Seconds = Field(
         60.0, ge=0, description="How long requests are still accepted after the last worker was seen alive."
     )
@@ -149,6 +168,11 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.default_timeout_s > self.max_timeout_s:
             raise ValueError(f"default_timeout_s ({self.default_timeout_s:g}) exceeds max_timeout_s")
+        if self.url_ttl_s > self.result_ttl_s:
+            raise ValueError(
+                f"url_ttl_s ({self.url_ttl_s:g}) exceeds result_ttl_s ({self.result_ttl_s:g}): "
+                "a link cannot outlive its picture"
+            )
         if self.heartbeat_s * 3 > self.lease_s:
             raise ValueError(
                 f"heartbeat_s ({self.heartbeat_s:g}) must fit three times into lease_s ({self.lease_s:g}), "
@@ -164,6 +188,7 @@ class Settings(BaseSettings):
             max_attempts=self.max_attempts,
             retry_delay_s=self.retry_delay_s,
             result_ttl_s=self.result_ttl_s,
+            idempotency_ttl_s=self.idempotency_ttl_s,
         )
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from service import errors
 from service.gateway.app import ROUTERS
+from service.gateway.openai_schemas import ImageData, ImagesRequest, ImagesResponse
 from service.gateway.schemas import GenerateRequest, JobBody
 from service.metrics import Metrics, WorkerGauges
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text()
+OPENAI_PAGE = (ROOT / "docs" / "openai.md").read_text()
 
 
 def test_every_path_is_there():
@@ -22,6 +24,13 @@ def test_every_path_is_there():
 def test_every_field_is_there():
     for name in (*GenerateRequest.model_fields, *JobBody.model_fields):
         assert f"`{name}`" in PAGE or f'"{name}"' in PAGE, name
+
+
+def test_every_field_of_openais_is_on_its_page():
+    for name in ImagesRequest.model_fields:
+        assert f"`{name}`" in OPENAI_PAGE, name
+    for name in (*ImagesResponse.model_fields, *ImageData.model_fields):
+        assert f"`{name}`" in OPENAI_PAGE, name
 
 
 def test_every_error_code_is_there():

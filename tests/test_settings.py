@@ -84,6 +84,10 @@ def test_an_unknown_flag_is_refused_with_a_hint():
         ({"heartbeat_s": 9}, ["heartbeat_s (9)", "lease_s (15)"]),
         ({"default_timeout_s": 5000}, ["default_timeout_s (5000)", "max_timeout_s"]),
         ({"metadata": "some"}, ["metadata: 'some'", "minimal"]),
+        ({"url_ttl_s": 4000}, ["url_ttl_s (4000)", "result_ttl_s (3600)"]),
+        ({"url_secret": "short"}, ["url_secret: its value", "32"]),
+        ({"public_url": "pictures.example"}, ["public_url: 'pictures.example'", "https?"]),
+        ({"public_url": "https://pictures.example?a=b"}, ["public_url"]),
     ],
 )
 def test_an_impossible_value_is_refused_by_name(flags, pieces):

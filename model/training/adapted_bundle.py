@@ -35,7 +35,8 @@ def write_adapted_bundle(
             shutil.copyfile(path, home / path.name)
     parts = {
         kind: Path(os.path.relpath(getattr(base.parts, kind), home)).as_posix()
-        for kind in ("transformer", "text_encoder", "tokenizer", "autoencoder")
+        for kind in ("transformer", "text_encoder", "tokenizer", "autoencoder", "preview")
+        if getattr(base.parts, kind) is not None
     }
     card = replace(
         base.card,

@@ -68,4 +68,6 @@ def export_recipe(
         "tokenizer": str(source.parts.tokenizer),
         "autoencoder": str(source.parts.autoencoder),
     }
+    if source.parts.preview is not None:
+        parts["preview"] = str(source.parts.preview)
     return write_bundle(folder, card, config, parts)

@@ -37,7 +37,8 @@ def write_student_bundle(
             shutil.copyfile(path, home / path.name)
     shared = {
         kind: Path(os.path.relpath(getattr(teacher.parts, kind), home)).as_posix()
-        for kind in ("text_encoder", "tokenizer", "autoencoder")
+        for kind in ("text_encoder", "tokenizer", "autoencoder", "preview")
+        if getattr(teacher.parts, kind) is not None
     }
     card = replace(
         teacher.card,

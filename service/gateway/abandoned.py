@@ -1,30 +1,22 @@
-"""Streams whose client has gone: their jobs are called off unless somebody comes back for them."""
+"""Streams whose client has gone: it has some seconds to come back, perhaps through another gateway."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 
-from service.errors import EmmditError, JobNotFound
-from service.jobs import Job
-from service.queues import Queues
-
-logger = logging.getLogger(__name__)
-
-GRACE_S = 10.0  # a stream that broke is taken up again within some seconds, perhaps through another gateway
+GRACE_S = 10.0  # a stream that broke is taken up again within some seconds
 
 
 class Abandoned:
     """Belongs to one event loop."""
 
-    def __init__(self, queues: Queues) -> None:
-        self._queues = queues
+    def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def note(self, job: Job, grace_s: float = GRACE_S) -> None:
-        """The client of this job's stream has gone."""
-        task = asyncio.create_task(self._cancel_unless_watched(job, grace_s))
+    def note(self, give_up: Callable[[], Awaitable[None]], grace_s: float = GRACE_S) -> None:
+        """The client of a stream has gone: `give_up` looks after the grace whether it has come back."""
+        task = asyncio.create_task(self._after_grace(give_up, grace_s))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -33,12 +25,6 @@ class Abandoned:
         for task in self._tasks:
             task.cancel()
 
-    async def _cancel_unless_watched(self, job: Job, grace_s: float) -> None:
+    async def _after_grace(self, give_up: Callable[[], Awaitable[None]], grace_s: float) -> None:
         await asyncio.sleep(grace_s)
-        queue = self._queues[job.model]
-        try:
-            with suppress(JobNotFound):
-                if await queue.events.count_watchers(job.id) == 0:
-                    await queue.cancel(job.id, job.owner)
-        except EmmditError as error:
-            logger.warning("job %s could not be cancelled: %s; it ends at its deadline", job.id, error.code)
+        await give_up()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
+from service.gateway.formats import PictureFormat
 from service.gateway.refusals import RequestRefused, shorten
 
 
@@ -17,30 +19,52 @@ class MediaType(StrEnum):
     JSON = "application/json"
     PNG = "image/png"
     MULTIPART = "multipart/mixed"
+    JPEG = "image/jpeg"
+    WEBP = "image/webp"
     EVENTS = "text/event-stream"
 
 
-def choose_media_type(accept: str | None, num_images: int) -> MediaType:
+_FORMATS = {PictureFormat(offer.value.removeprefix("image/")): offer for offer in MediaType if "image/" in offer}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What is sent, and how the pictures in it are written."""
+
+    media_type: MediaType
+    format: PictureFormat
+
+
+def choose_form(accept: str | None, num_images: int, wanted: str | None = None) -> AnswerForm:
     """The offered type with the highest q; among equals the one named most precisely, then JSON.
 
-    PNG with several pictures becomes multipart/mixed, which is how several PNGs travel. Raises RequestRefused (406)
-    where nothing fits.
+    A format that the body wants (`output_format`) leaves only its own picture type on offer, so that the header and
+    the field cannot disagree unnoticed. Without one the header names it, or it is PNG. Several pictures travel as
+    multipart/mixed. Raises RequestRefused (406) where nothing fits.
     """
+    picture = _FORMATS[PictureFormat(wanted or PictureFormat.PNG)]
     if accept is None or not accept.strip():
-        return MediaType.JSON
+        return AnswerForm(MediaType.JSON, _format_of(picture))
+    offers = [offer for offer in MediaType if wanted is None or offer is picture or offer not in _FORMATS.values()]
     ranges = [entry for part in accept.split(",") if (entry := _parse_range(part)) is not None]
-    scored = [(*_quality(offer, ranges), offer) for offer in MediaType]
+    scored = [(*_quality(offer, ranges), offer) for offer in offers]
     quality, _, best = max(scored, key=lambda item: item[:2])  # max keeps the first of equals
     if quality <= 0:
-        offers = ", ".join(MediaType)
-        raise RequestRefused(406, "not_acceptable", f"Accept: {shorten(accept)} cannot be served; allowed: {offers}")
-    return MediaType.MULTIPART if best is MediaType.PNG and num_images > 1 else best
+        asked = f"Accept: {shorten(accept)}" + (f" with output_format {wanted!r}" if wanted else "")
+        raise RequestRefused(406, "not_acceptable", f"{asked} cannot be served; allowed: {', '.join(offers)}")
+    if best not in _FORMATS.values():
+        return AnswerForm(best, _format_of(picture))
+    return AnswerForm(MediaType.MULTIPART if num_images > 1 else best, _format_of(best))
 
 
 def wants_async(prefer: str | None) -> bool:
     """Whether the Prefer header holds `respond-async`."""
     tokens = (part.split(";")[0].strip().lower() for part in (prefer or "").split(","))
     return "respond-async" in tokens
+
+
+def _format_of(offer: MediaType) -> PictureFormat:
+    return PictureFormat(offer.value.removeprefix("image/"))
 
 
 def _parse_range(part: str) -> tuple[str, float] | None:

@@ -15,8 +15,7 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import events, generate, health, jobs, models
-from service.gateway.abandoned import Abandoned
+from service.gateway import events, generate, health, job_list, jobs, models, openai_images, pictures, webpage
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
 from service.gateway.context import Gateway, ServedModel
@@ -30,7 +29,17 @@ from service.metrics import Metrics, software_version
 from service.queues import Queues
 from service.settings import Settings
 
-ROUTERS: tuple[APIRouter, ...] = (generate.router, jobs.router, events.router, models.router, health.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    generate.router,
+    openai_images.router,
+    job_list.router,
+    jobs.router,
+    events.router,
+    pictures.router,
+    models.router,
+    health.router,
+    webpage.router,
+)
 REAP_PERIOD_S = 1.0
 SWEEP_PERIOD_S = 60.0
 
@@ -54,7 +63,6 @@ def create_app(
         validator=Validator({card.name: card for card in cards}, settings),
         waiters=Waiters(queues, metrics, keep_s=settings.result_ttl_s),
         bells=Bells(queues.news()),
-        abandoned=Abandoned(queues),
     )
 
     @asynccontextmanager

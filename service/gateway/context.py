@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from model.config import ModelCard
 from service.blobs import BlobStore
 from service.gateway.abandoned import Abandoned
 from service.gateway.bells import Bells
+from service.gateway.sharing import Sharing
 from service.gateway.validation import Validator
 from service.gateway.waiters import Waiters
 from service.gateway.workers import WorkerWatch
@@ -32,7 +34,10 @@ class ServedModel:
 
 @dataclass(slots=True)
 class Gateway:
-    """One process's parts. `is_draining` is the only thing that changes: set once, when the process is told to stop."""
+    """One process's parts. `is_draining` is the only thing that changes: set once, when the process is told to stop.
+
+    `started_at` is seconds since the epoch, on this machine's clock.
+    """
 
     settings: Settings
     models: Mapping[str, ServedModel]
@@ -42,8 +47,10 @@ class Gateway:
     validator: Validator
     waiters: Waiters
     bells: Bells
-    abandoned: Abandoned
+    abandoned: Abandoned = field(default_factory=Abandoned)
+    sharing: Sharing = field(default_factory=Sharing)
     is_draining: bool = field(default=False)
+    started_at: int = field(default_factory=lambda: int(time.time()))
 
     def send_home(self) -> None:
         """End all waiting: this gateway stops, and the jobs go on."""

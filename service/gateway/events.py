@@ -21,6 +21,7 @@ from service.gateway import sse
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
 from service.gateway.feed import Changed, Ended, FeedEvent, PartialReady, PictureReady, PreviewReady, feed
+from service.gateway.formats import Encoding, encode
 from service.gateway.jobs import check_id, describe
 from service.gateway.query import read_flags, read_index
 from service.gateway.refusals import RequestRefused, shorten
@@ -28,7 +29,7 @@ from service.gateway.rendering import error_of, image_path
 from service.gateway.responses import error_detail
 from service.gateway.schemas import ErrorBody
 from service.gateway.streaming import StreamedResponse
-from service.jobs import JobState, JobStatus, WatchLevel
+from service.jobs import Job, JobState, JobStatus, WatchLevel
 
 router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
 
@@ -62,9 +63,9 @@ async def get_events(request: Request, job_id: str, owner: Owner) -> Response:
     if after and not _EVENT_ID.fullmatch(after):
         message = f"Last-Event-ID: {shorten(after)} is not allowed; allowed: the id of an event of this job"
         raise RequestRefused(400, "invalid_value", message, param="Last-Event-ID")
-    await gateway.queues.status(job_id, owner)  # what is wrong is still an error of its own here
+    status = await gateway.queues.status(job_id, owner)  # what is wrong is still an error of its own here
     level = WatchLevel.PREVIEWS if flags["previews"] else WatchLevel.PICTURES
-    events = event_stream(gateway, job_id, owner, after=after, level=level, has_pictures=flags["pictures"])
+    events = event_stream(gateway, status.job, after=after, level=level, has_pictures=flags["pictures"])
     return event_stream_response(events, job_id)
 
 
@@ -97,8 +98,7 @@ def event_stream_response(events: AsyncGenerator[bytes, None], job_id: str) -> S
 
 async def event_stream(
     gateway: Gateway,
-    job_id: str,
-    owner: str,
+    job: Job,
     *,
     after: str = "",
     level: WatchLevel = WatchLevel.PREVIEWS,
@@ -106,9 +106,9 @@ async def event_stream(
     began_at_s: float | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """The job's feed as server-sent events. Where this gateway stops it just ends: the client comes back elsewhere."""
-    watched = feed(gateway, job_id, owner, after=after, level=level, has_pictures=has_pictures)
+    watched = feed(gateway, job.id, job.owner, after=after, level=level, has_pictures=has_pictures)
     async with (
-        aclosing(_events(gateway, watched, job_id, began_at_s)) as events,
+        aclosing(_events(gateway, watched, job, began_at_s)) as events,
         aclosing(sse.with_keep_alive(events)) as chunks,
     ):
         yield sse.BEGINNING
@@ -117,7 +117,7 @@ async def event_stream(
 
 
 async def _events(
-    gateway: Gateway, watched: AsyncGenerator[FeedEvent, None], job_id: str, began_at_s: float | None
+    gateway: Gateway, watched: AsyncGenerator[FeedEvent, None], job: Job, began_at_s: float | None
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(watched) as events:
         try:
@@ -125,14 +125,15 @@ async def _events(
                 if began_at_s is not None and isinstance(event, PreviewReady | PartialReady):
                     gateway.metrics.time_to_first_preview.observe(time.monotonic() - began_at_s)
                     began_at_s = None
-                yield await _as_sse(gateway, job_id, event)
+                yield await _as_sse(gateway, job, event)
         except ServerOverloaded:
             return
         except EmmditError as error:
             yield _sse("error", {"error": error_detail(error).model_dump(), "job": None}, END_ID)
 
 
-async def _as_sse(gateway: Gateway, job_id: str, event: FeedEvent) -> bytes:
+async def _as_sse(gateway: Gateway, job: Job, event: FeedEvent) -> bytes:
+    job_id = job.id
     match event:
         case Changed(status):
             return _sse("job", (await describe(gateway, status)).model_dump())
@@ -160,15 +161,19 @@ async def _as_sse(gateway: Gateway, job_id: str, event: FeedEvent) -> bytes:
             }
             return _sse("partial_image", fields, event.id)
         case PictureReady():
+            encoding = Encoding.of_job(job)
             fields = {
                 "job_id": job_id,
                 "index": event.index,
                 "seed": event.image.seed,
-                "url": image_path(job_id, event.index),
+                "url": image_path(job_id, event.index) + encoding.query,
                 "num_bytes": event.image.num_bytes,
-                "content_type": "image/png",
+                "content_type": encoding.media_type,
             }
-            return _sse("image", fields | ({"b64_json": _b64(event.png)} if event.png else {}), event.id)
+            if event.png:
+                (picture,) = await encode((event.png,), encoding)
+                fields["b64_json"] = _b64(picture)
+            return _sse("image", fields, event.id)
         case Ended(status):
             body = (await describe(gateway, status)).model_dump()
             if status.state is JobState.DONE:

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.errors import EmmditError
-from service.gateway.accept import MediaType, choose_media_type, wants_async
+from service.gateway.accept import MediaType, choose_form, wants_async
 from service.gateway.admission import (
     CLIENT_CLOSED_REQUEST,
-    log_accepted,
+    Entry,
+    enter,
+    entry_headers,
+    failed,
+    leave_later,
+    log_entered,
     read_fields,
-    refuse_impossible,
-    submit,
-    wait_unless_disconnected,
+    wait_for_end,
 )
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
 from service.gateway.events import event_stream, event_stream_response
+from service.gateway.formats import Encoding
 from service.gateway.jobs import describe, poll_headers
 from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
-from service.gateway.responses import error_response
 from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
-from service.gateway.waiters import Watch
-from service.jobs import Job, JobState, JobStatus, WatchLevel
+from service.gateway.validation import encoding_of
+from service.jobs import WatchLevel
 
 router = APIRouter()
 
@@ -48,7 +51,13 @@ _OPENAPI = {
     responses={
         200: {
             "model": GenerateResponse,
-            "content": {MediaType.PNG: {}, MediaType.MULTIPART: {}, MediaType.EVENTS: {}},
+            "content": {
+                MediaType.PNG: {},
+                MediaType.JPEG: {},
+                MediaType.WEBP: {},
+                MediaType.MULTIPART: {},
+                MediaType.EVENTS: {},
+            },
             "description": "The pictures, in the form that Accept names.",
         },
         202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
@@ -57,7 +66,7 @@ _OPENAPI = {
     },
 )
 async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -> Response:
-    """Draw pictures: PNG, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
+    """Draw pictures: a picture, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
     began_at = time.monotonic()
     gateway = gateway_of(request)
     is_async = wants_async(request.headers.get("prefer"))
@@ -65,78 +74,67 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
     try:
         fields = await read_fields(request, gateway)
         model = gateway.validator.model_named(fields)
-        job, media_type = _admit(request, gateway, fields, owner, is_async=is_async)
-        watch, position = await submit(gateway, job)
+        body = gateway.validator.parse(fields)
+        form = choose_form(request.headers.get("accept"), body.n or 1, body.output_format)
+        media_type, encoding = form.media_type, encoding_of(form.format, body.output_compression)
+        job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox, encoding=encoding)
+        is_stream = media_type is MediaType.EVENTS and not is_async
+        if is_stream:
+            job = replace(job, watch_level=WatchLevel.PREVIEWS)
+        elif media_type is MediaType.MULTIPART and not is_async:
+            job = replace(job, watch_level=max(job.watch_level, WatchLevel.PICTURES))
+        waits_for_end = not (is_async or is_stream)
+        entry = await enter(request, gateway, job, body, is_kept=is_async, waits_for_end=waits_for_end)
     except EmmditError as error:
         gateway.metrics.count_rejection(model, error.code)
         raise
 
-    log_accepted(request, job)
-    if is_async:
-        return await _accepted(gateway, job, position)
-    if media_type is MediaType.EVENTS:
-        return event_stream_response(_events_while_wanted(gateway, job, began_at), job.id)
+    log_entered(request, entry)
+    response: Response
     try:
-        if media_type is MediaType.MULTIPART:
-            return await multipart_response(request, gateway, job, began_at)
-        return await _finished(request, gateway, watch, media_type, began_at)
+        if is_async:
+            response = await _accepted(gateway, entry)
+        elif is_stream:
+            response = event_stream_response(_events_while_wanted(gateway, entry, began_at), entry.status.job.id)
+        elif media_type is MediaType.MULTIPART:
+            response = await multipart_response(request, gateway, entry, began_at)
+        else:
+            response = await _finished(request, gateway, entry, media_type, began_at)
     except EmmditError as error:
-        response = error_response(error, request.state.request_id)
-        response.headers["X-Job-ID"] = job.id
-        return response
+        response = failed(request, entry, error)
+    response.headers.update(entry_headers(entry, response.status_code))
+    return response
 
 
 async def _finished(
-    request: Request, gateway: Gateway, watch: Watch, media_type: MediaType, began_at: float
+    request: Request, gateway: Gateway, entry: Entry, media_type: MediaType, began_at: float
 ) -> Response:
     """Wait for the job's end and show it. Raises what the job ended with if not pictures."""
-
-    status = await wait_unless_disconnected(request, gateway, watch)
+    status = await wait_for_end(request, gateway, entry)
     if status is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
-    pngs = await load(gateway.blobs, done.images)
-    return render(Finished(status, done, pngs, total_s=time.monotonic() - began_at), media_type)
+    encoding = Encoding.of_job(entry.status.job)
+    pictures = await load(gateway.blobs, done.images, encoding)
+    return render(Finished(status, done, pictures, encoding, total_s=time.monotonic() - began_at), media_type)
 
 
-def _admit(
-    request: Request, gateway: Gateway, fields: Mapping[str, Any], owner: str, *, is_async: bool
-) -> tuple[Job, MediaType]:
-    """Everything that can be known before the queue is asked. Raises what makes the request impossible."""
-    body = gateway.validator.parse(fields)
-    job = gateway.validator.to_job(body, owner=owner, inbox=gateway.waiters.inbox)
-    media_type = choose_media_type(request.headers.get("accept"), job.num_images)
-    refuse_impossible(gateway, job)
-    if not is_async and media_type is MediaType.EVENTS:
-        job = replace(job, watch_level=WatchLevel.PREVIEWS)
-    elif not is_async and media_type is MediaType.MULTIPART:
-        job = replace(job, watch_level=max(job.watch_level, WatchLevel.PICTURES))
-    return job, media_type
-
-
-async def _events_while_wanted(gateway: Gateway, job: Job, began_at: float) -> AsyncGenerator[bytes, None]:
-    """The job's events. A client that hangs up has some seconds to come back, then the job is cancelled."""
+async def _events_while_wanted(gateway: Gateway, entry: Entry, began_at: float) -> AsyncGenerator[bytes, None]:
+    """The job's events. A client that hangs up has some seconds to come back before it is taken to have left."""
+    job = entry.status.job
     has_ended = False
     try:
-        async with aclosing(event_stream(gateway, job.id, job.owner, began_at_s=began_at)) as events:
+        async with aclosing(event_stream(gateway, job, began_at_s=began_at)) as events:
             async for chunk in events:
                 yield chunk
         has_ended = True
     finally:
         if not has_ended:
-            gateway.abandoned.note(job)
+            leave_later(gateway, entry)
 
 
-async def _accepted(gateway: Gateway, job: Job, position: int) -> Response:
-    """202. Made from what is known here: the job is accepted, and no further trouble may turn that into an error."""
-    status = JobStatus(
-        job=job,
-        state=JobState.QUEUED,
-        step=0,
-        num_steps=job.params.num_forwards * job.num_images,
-        created_at=time.time(),
-        position=position,
-    )
-    body = await describe(gateway, status)
-    headers = {"Location": f"/v1/jobs/{job.id}", "Preference-Applied": "respond-async", "X-Job-ID": job.id}
+async def _accepted(gateway: Gateway, entry: Entry) -> Response:
+    """202."""
+    body = await describe(gateway, entry.status)
+    headers = {"Location": f"/v1/jobs/{body.id}", "Preference-Applied": "respond-async"}
     return JSONResponse(body.model_dump(), status_code=202, headers=headers | poll_headers(body))

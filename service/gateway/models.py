@@ -1,12 +1,13 @@
-"""GET /v1/models: what can be asked for here, and what it takes up where it is drawn."""
+"""GET /v1/models and /v1/models/{model}: what can be asked for here, and what it takes up where it is drawn."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.gateway.context import ServedModel, gateway_of
-from service.gateway.schemas import ModelBody, ModelList, PartBody, WorkerBody
-from service.settings import Settings
+from service.errors import UnknownModel
+from service.gateway.context import Gateway, ServedModel, gateway_of
+from service.gateway.refusals import shorten
+from service.gateway.schemas import ErrorBody, ModelBody, ModelList, PartBody, WorkerBody
 
 router = APIRouter()
 
@@ -15,15 +16,24 @@ router = APIRouter()
 async def list_models(request: Request) -> ModelList:
     """The served models, the default one first: sizes, defaults, limits, and whether a worker is ready for each."""
     gateway = gateway_of(request)
-    bodies = [_body(model, gateway.settings) for model in gateway.models.values()]
-    bodies[0].is_default = True
-    return ModelList(data=bodies)
+    return ModelList(data=[_body(gateway, model) for model in gateway.models.values()])
 
 
-def _body(model: ServedModel, settings: Settings) -> ModelBody:
-    card, alive = model.card, model.workers.alive
+@router.get("/v1/models/{model}", responses={"4XX": {"model": ErrorBody}})
+async def get_model(request: Request, model: str) -> ModelBody:
+    """One of the served models, as the list has it."""
+    gateway = gateway_of(request)
+    if model not in gateway.models:
+        raise UnknownModel(f"model: {shorten(model)} is not served here; allowed: {', '.join(gateway.models)}")
+    return _body(gateway, gateway.models[model])
+
+
+def _body(gateway: Gateway, model: ServedModel) -> ModelBody:
+    card, alive, settings = model.card, model.workers.alive, gateway.settings
     return ModelBody(
         id=card.name,
+        created=gateway.started_at,
+        is_default=card.name == next(iter(gateway.models)),
         description=card.description,
         version=card.version,
         license=card.license,

@@ -17,9 +17,10 @@ from fastapi.responses import Response
 
 from service.errors import EmmditError
 from service.gateway.accept import MediaType
-from service.gateway.admission import CLIENT_CLOSED_REQUEST, cancel
+from service.gateway.admission import CLIENT_CLOSED_REQUEST, Entry, leave
 from service.gateway.context import Gateway
 from service.gateway.feed import Ended, PictureReady, feed
+from service.gateway.formats import Encoding, encode
 from service.gateway.rendering import clean_headers, done_of, outcome_headers, recipe_headers
 from service.gateway.responses import error_detail
 from service.gateway.schemas import ErrorBody
@@ -27,11 +28,12 @@ from service.gateway.streaming import StreamedResponse, disconnect
 from service.jobs import Job, JobStatus, WatchLevel
 
 
-async def multipart_response(request: Request, gateway: Gateway, job: Job, began_at_s: float) -> Response:
-    """Wait for the first picture and answer. A client that hangs up cancels its job.
+async def multipart_response(request: Request, gateway: Gateway, entry: Entry, began_at_s: float) -> Response:
+    """Wait for the first picture and answer. A client that hangs up leaves its job.
 
     Raises what the job ended with before it had a picture.
     """
+    job = entry.status.job
     pictures = _pictures(gateway, job)
     first = asyncio.ensure_future(anext(pictures))
     leaving = asyncio.ensure_future(disconnect(request.receive))
@@ -44,12 +46,12 @@ async def multipart_response(request: Request, gateway: Gateway, job: Job, began
             with suppress(asyncio.CancelledError):
                 await first
             await pictures.aclose()
-            await cancel(gateway, job)
+            await leave(gateway, entry)
     if first.cancelled():
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     boundary = secrets.token_hex(16)
     return StreamedResponse(
-        _parts(gateway, job, first.result(), pictures, boundary, began_at_s),
+        _parts(gateway, entry, first.result(), pictures, boundary, began_at_s),
         media_type=f"{MediaType.MULTIPART}; boundary={boundary}",
         headers=clean_headers(recipe_headers(job, gateway.model_of(job).card.version)),
     )
@@ -78,18 +80,19 @@ async def _pictures(gateway: Gateway, job: Job) -> AsyncGenerator[tuple[PictureR
 
 async def _parts(
     gateway: Gateway,
-    job: Job,
+    entry: Entry,
     first: tuple[PictureReady, JobStatus | None],
     others: AsyncGenerator[tuple[PictureReady, JobStatus | None], None],
     boundary: str,
     began_at_s: float,
 ) -> AsyncGenerator[bytes, None]:
+    encoding = Encoding.of_job(entry.status.job)
     has_ended = False
     try:
         try:
-            yield _part(*first, boundary, began_at_s)
+            yield await _part(*first, encoding, boundary, began_at_s)
             async for picture, status in others:
-                yield _part(picture, status, boundary, began_at_s)
+                yield await _part(picture, status, encoding, boundary, began_at_s)
         except EmmditError as error:
             body = ErrorBody(error=error_detail(error)).model_dump_json().encode()
             yield _framed(body, boundary, {"Content-Type": "application/json"})
@@ -98,18 +101,21 @@ async def _parts(
     finally:
         await others.aclose()
         if not has_ended:
-            await cancel(gateway, job)
+            await leave(gateway, entry)
 
 
-def _part(picture: PictureReady, status: JobStatus | None, boundary: str, began_at_s: float) -> bytes:
+async def _part(
+    picture: PictureReady, status: JobStatus | None, encoding: Encoding, boundary: str, began_at_s: float
+) -> bytes:
+    (data,) = await encode((picture.png,), encoding)
     headers = {
-        "Content-Type": "image/png",
+        "Content-Type": encoding.media_type,
         "X-Image-Index": str(picture.index),
         "X-Seed": str(picture.image.seed),
     }
     total_s = time.monotonic() - began_at_s
     headers |= {"x-total-time": f"{total_s:.3f}"} if status is None else outcome_headers(status, total_s)
-    return _framed(picture.png, boundary, headers)
+    return _framed(data, boundary, headers)
 
 
 def _framed(data: bytes, boundary: str, headers: Mapping[str, str]) -> bytes:

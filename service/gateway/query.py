@@ -17,7 +17,8 @@ def read_query(request: Request, known: Sequence[str]) -> dict[str, str]:
     for name, value in request.query_params.multi_items():
         if name not in known:
             message = f"{shorten(name)} = {shorten(value)} is not a parameter of this request; allowed: "
-            raise RequestRefused(400, "unknown_field", message + (", ".join(known) or "none"))
+            param = name if name.isidentifier() and len(name) <= 64 else None
+            raise RequestRefused(400, "unknown_field", message + (", ".join(known) or "none"), param=param)
         if name in found:
             message = f"{name} is given twice, the second time as {shorten(value)}; allowed: every parameter once"
             raise RequestRefused(400, "duplicate_field", message, param=name)

@@ -1,4 +1,4 @@
-"""A finished or unfinished job as the client asked to see it: PNG, multipart, JSON.
+"""A finished or unfinished job as the client asked to see it: a picture, multipart, JSON.
 
 Effective values go into headers too; every header value is cut down to printable ASCII, so that no text of a client's
 or of a model's can start a header of its own.
@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from service.blobs import BlobStore
 from service.errors import DeadlineExceeded, EmmditError, JobFailed, JobNotFound, JobNotReady, JobWasCancelled
 from service.gateway.accept import MediaType
+from service.gateway.formats import PNG, Encoding, encode
 from service.gateway.schemas import ErrorDetail, GenerateResponse, JobBody, JobImage, Picture, PriorityName, Timings
 from service.gateway.validation import warnings_for
 from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job, JobStatus, Priority
@@ -30,11 +31,12 @@ PRIORITY_NAMES: Mapping[Priority, PriorityName] = {
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A job that is done, its pictures' bytes, and how long its client has waited in all."""
+    """A job that is done, its pictures as they are sent, and how long its client has waited in all."""
 
     status: JobStatus
     done: Done
-    pngs: tuple[bytes, ...]
+    pictures: tuple[bytes, ...]
+    encoding: Encoding
     total_s: float
 
 
@@ -70,13 +72,16 @@ def image_of(status: JobStatus, index: str) -> ImageRef:
     return done_of(status).images[int(index)]
 
 
-async def load(blobs: BlobStore, images: Sequence[ImageRef]) -> tuple[bytes, ...]:
-    """The PNGs' bytes, checked. All before the first is sent: a picture that fails must still be a proper error."""
+async def load(blobs: BlobStore, images: Sequence[ImageRef], encoding: Encoding = PNG) -> tuple[bytes, ...]:
+    """The pictures' bytes, checked, in the encoding that is sent.
+
+    All before the first is sent: a picture that fails must still be a proper error.
+    """
 
     def get_all() -> tuple[bytes, ...]:
         return tuple(blobs.get(image.blob, image.sha256) for image in images)
 
-    return await asyncio.to_thread(get_all)
+    return await encode(await asyncio.to_thread(get_all), encoding)
 
 
 def render(finished: Finished, media_type: MediaType) -> Response:
@@ -84,16 +89,16 @@ def render(finished: Finished, media_type: MediaType) -> Response:
     match media_type:
         case MediaType.JSON:
             return JSONResponse(_generate_body(finished).model_dump(), headers=_headers(finished))
-        case MediaType.PNG:
-            return Response(finished.pngs[0], media_type=MediaType.PNG, headers=_headers(finished))
+        case MediaType.PNG | MediaType.JPEG | MediaType.WEBP:
+            return Response(finished.pictures[0], media_type=media_type, headers=_headers(finished))
         case MediaType.MULTIPART | MediaType.EVENTS:
             raise AssertionError("sent while the job runs")
 
 
-def render_picture(status: JobStatus, image: ImageRef, png: bytes) -> Response:
+def render_picture(status: JobStatus, image: ImageRef, picture: bytes, encoding: Encoding) -> Response:
     """The answer to GET /v1/jobs/{id}/images/{i}."""
     headers = recipe_headers(status.job, done_of(status).model_version) | {"X-Seed": str(image.seed)}
-    return Response(png, media_type=MediaType.PNG, headers=clean_headers(headers))
+    return Response(picture, media_type=encoding.media_type, headers=clean_headers(headers))
 
 
 def job_body(status: JobStatus, *, seconds_left: float | None, error: ErrorDetail | None) -> JobBody:
@@ -111,10 +116,11 @@ def job_body(status: JobStatus, *, seconds_left: float | None, error: ErrorDetai
         num_steps=status.num_steps,
         estimated_seconds_left=None if seconds_left is None else round(seconds_left, 1),
         n=job.num_images,
-        size=f"{params.width}x{params.height}",
+        size=size_of(job),
         num_inference_steps=params.num_inference_steps,
         guidance_scale=params.guidance_scale,
         seed=params.seed,
+        output_format=Encoding.of_job(job).format.value,
         priority=PRIORITY_NAMES[job.priority],
         timeout_s=job.timeout_s,
         prompt=done.prompt if done else None,
@@ -128,7 +134,12 @@ def job_body(status: JobStatus, *, seconds_left: float | None, error: ErrorDetai
     )
 
 
-def image_path(job_id: str, index: int) -> str:
+def size_of(job: Job) -> str:
+    """WIDTHxHEIGHT."""
+    return f"{job.params.width}x{job.params.height}"
+
+
+def image_path(job_id: str, index: int | str) -> str:
     """Where a picture can be fetched."""
     return f"/v1/jobs/{job_id}/images/{index}"
 
@@ -153,13 +164,18 @@ def _generate_body(finished: Finished) -> GenerateResponse:
         model=status.job.model,
         model_version=done.model_version,
         data=[
-            Picture(b64_json=base64.b64encode(png).decode(), seed=image.seed, url=image_path(status.job.id, index))
-            for index, (image, png) in enumerate(zip(done.images, finished.pngs, strict=True))
+            Picture(
+                b64_json=base64.b64encode(picture).decode(),
+                seed=image.seed,
+                url=image_path(status.job.id, index) + finished.encoding.query,
+            )
+            for index, (image, picture) in enumerate(zip(done.images, finished.pictures, strict=True))
         ],
         prompt=done.prompt,
-        size=f"{params.width}x{params.height}",
+        size=size_of(status.job),
         num_inference_steps=params.num_inference_steps,
         guidance_scale=params.guidance_scale,
+        output_format=finished.encoding.format.value,
         timings=_timings(status, total_s=finished.total_s),
         warnings=[*warnings_for(params), *done.warnings],
     )
@@ -191,7 +207,7 @@ def recipe_headers(job: Job, model_version: str) -> dict[str, str]:
         "X-Seed": str(params.seed),
         "X-Num-Inference-Steps": str(params.num_inference_steps),
         "X-Guidance-Scale": f"{params.guidance_scale:g}",
-        "X-Size": f"{params.width}x{params.height}",
+        "X-Size": size_of(job),
         "X-Model": job.model,
         "X-Model-Version": model_version,
     }

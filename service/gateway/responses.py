@@ -31,6 +31,7 @@ STATUS_OF: Mapping[type[errors.EmmditError], tuple[int, str]] = {
     errors.JobNotFound: (404, INVALID),
     errors.JobNotReady: (409, INVALID),
     errors.JobWasCancelled: (409, INVALID),
+    errors.IdempotencyKeyReused: (422, INVALID),
     errors.QueueFull: (429, "rate_limit_error"),
     errors.ServerOverloaded: (503, SERVER),
     errors.NoWorker: (503, SERVER),
@@ -42,14 +43,17 @@ INTERNAL_MESSAGE = "Something went wrong here. The X-Request-ID header names thi
 TYPE_OF_STATUS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-def error_response(error: errors.EmmditError, request_id: str) -> JSONResponse:
+def error_response(error: errors.EmmditError, request_id: str, job_id: str | None = None) -> JSONResponse:
     """The response for any exception of ours. What only an operator can mend is logged, once, here."""
     headers = dict(error.headers) if isinstance(error, RequestRefused) else {}
+    if job_id is not None:
+        headers["X-Job-ID"] = job_id
     status, _ = _status_and_type(error)
     if status in (429, 503) or error.retry_after_s is not None:
         headers |= retry_headers(error.retry_after_s)
-    if isinstance(error, errors.JobWasCancelled | errors.JobFailed):
-        headers["x-should-retry"] = "false"  # the OpenAI client would otherwise draw again what was called off
+    if isinstance(error, errors.JobWasCancelled | errors.JobFailed | errors.DeadlineExceeded):
+        # The OpenAI client would otherwise draw again what was called off, and wait as long as before.
+        headers["x-should-retry"] = "false"
     elif status == 500:
         logger.error("request_id=%s failed: %s", request_id, error.code, exc_info=error)
     return JSONResponse(ErrorBody(error=error_detail(error)).model_dump(), status_code=status, headers=headers)

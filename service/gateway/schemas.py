@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 PriorityName = Literal["high", "normal", "low"]
+FormatName = Literal["png", "jpeg", "webp"]
 
 
 class GenerateRequest(BaseModel):
@@ -40,6 +41,10 @@ class GenerateRequest(BaseModel):
     exact_schedule: bool | None = Field(
         None,
         description="Spend a forward on the last 0.001 of noise, as published, instead of merging it into the last.",
+    )
+    output_format: FormatName | None = Field(None, description="How the pictures are written. PNG loses nothing.")
+    output_compression: int | None = Field(
+        None, description="Quality of a jpeg or webp: 0 is small, 100 is good.", examples=[80]
     )
 
 
@@ -86,12 +91,13 @@ class GenerateResponse(BaseModel):
     size: str
     num_inference_steps: int
     guidance_scale: float
+    output_format: FormatName
     timings: Timings
     warnings: list[str]
 
 
 class JobImage(BaseModel):
-    """Where one finished picture is, and how it came about."""
+    """Where one finished picture is, and how it came about. `num_bytes` are those of the PNG that is stored."""
 
     index: int
     url: str
@@ -117,6 +123,7 @@ class JobBody(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    output_format: FormatName
     priority: PriorityName
     timeout_s: float
     prompt: str | None
@@ -124,6 +131,15 @@ class JobBody(BaseModel):
     timings: Timings
     warnings: list[str]
     error: ErrorDetail | None
+
+
+class JobList(BaseModel):
+    """One page of GET /v1/jobs, newest first. `last_id` is what `after` takes for the next one."""
+
+    object: Literal["list"] = "list"
+    data: list[JobBody]
+    has_more: bool
+    last_id: str | None
 
 
 class PartBody(BaseModel):
@@ -145,10 +161,14 @@ class WorkerBody(BaseModel):
 
 
 class ModelBody(BaseModel):
-    """What one model can be asked for, and where it is loaded. `is_default`: it draws where a request names none."""
+    """What one model can be asked for, and where it is loaded. `is_default`: it draws where a request names none.
+
+    `created` is when this gateway began to serve it: the openai SDKs want a time there.
+    """
 
     id: str
     object: Literal["model"] = "model"
+    created: int
     is_default: bool = False
     owned_by: str = "emmdit"
     description: str

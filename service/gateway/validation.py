@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from model.config import ModelCard
 from model.params import MAX_SEED, GenerationParams
 from service.errors import InvalidValue, UnknownModel
+from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.schemas import GenerateRequest
 from service.jobs import Job, Priority, WatchLevel, new_job_id
@@ -25,7 +26,10 @@ from service.settings import Settings
 MAX_PARTIAL_IMAGES = 3
 ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
 
+COMPRESSION_SENTENCE = f"an integer from 0 to {MAX_QUALITY}, with output_format jpeg or webp"
+
 T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +49,26 @@ class Validator:
             return next(iter(self.cards))
         return model if isinstance(model, str) and model in self.cards else "unknown"
 
-    def _card_named(self, fields: Mapping[str, Any]) -> ModelCard:
-        """For sentences about other fields: the default model's card where the model is wrong as well."""
+    def card_named(self, fields: Mapping[str, Any]) -> ModelCard:
+        """The card of the model that a body asks for; the default model's where there is no such model.
+
+        Then it serves for sentences about other fields.
+        """
         return self.cards.get(self.model_named(fields)) or next(iter(self.cards.values()))
 
     def parse(self, fields: Mapping[str, Any]) -> GenerateRequest:
         """Check names and types. InvalidValue or RequestRefused (400) name field, value and what is allowed."""
-        try:
-            return GenerateRequest.model_validate(dict(fields))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-        name = str(first["loc"][0])
-        if first["type"] == "missing":
-            message = f"{name} is missing; allowed: {self.allowed(name, self._card_named(fields))}"
-            raise RequestRefused(400, "missing_field", message, param=name)
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(GenerateRequest.model_fields)
-            raise RequestRefused(
-                400,
-                "unknown_field",
-                f"{shorten(name)} = {shorten(fields[name])} is not a field of this request; allowed: {known}",
-                param=name if name.isidentifier() and len(name) <= 64 else None,
-            )
-        raise InvalidValue(name, fields[name], f"allowed: {self.allowed(name, self._card_named(fields))}")
+        return parse_fields(GenerateRequest, fields, lambda name: self.allowed(name, self.card_named(fields)))
 
-    def to_job(self, request: GenerateRequest, *, owner: str, inbox: str) -> Job:
-        """The job with effective values. Raises InvalidValue or UnknownModel."""
+    def to_job(self, request: GenerateRequest, *, owner: str, inbox: str, encoding: Encoding | None = None) -> Job:
+        """The job with effective values. Raises InvalidValue or UnknownModel.
+
+        `encoding` is what the request's fields and headers came to; None where the fields alone say it.
+        """
         settings = self.settings
         if request.model is not None and request.model not in self.cards:
             raise UnknownModel(f"model: {shorten(request.model)} is not served here; allowed: {', '.join(self.cards)}")
-        card = self._card_named({"model": request.model})
+        card = self.card_named({"model": request.model})
         self._check_text("prompt", request.prompt, card)
         if not any(char.isprintable() and not char.isspace() for char in request.prompt):
             raise InvalidValue(
@@ -113,6 +107,7 @@ class Validator:
             _or(request.timeout_s, settings.default_timeout_s),
             lambda value: math.isfinite(value) and 0 < value <= settings.max_timeout_s,
         )
+        encoding = encoding or encoding_of(PictureFormat(_or(request.output_format, "png")), request.output_compression)
         width, height = (int(side) for side in size.split("x"))
         return Job(
             id=new_job_id(),
@@ -133,6 +128,8 @@ class Validator:
             priority=Priority[_or(request.priority, "normal").upper()],
             timeout_s=float(timeout_s),
             inbox=inbox,
+            output_format=encoding.format.value,
+            output_compression=encoding.quality,
             watch_level=WatchLevel.PREVIEWS if request.previews or partial_images else WatchLevel.NOTHING,
             partial_images=partial_images,
         )
@@ -156,6 +153,8 @@ class Validator:
             "partial_images": f"an integer from 0 to {MAX_PARTIAL_IMAGES}",
             "clean_prompt": "true, false",
             "exact_schedule": "true, false",
+            "output_format": ", ".join(PictureFormat),
+            "output_compression": COMPRESSION_SENTENCE,
         }
         return sentences[field]
 
@@ -168,6 +167,39 @@ class Validator:
         for index, char in enumerate(text):
             if unicodedata.category(char) in ("Cc", "Cs") and char not in ALLOWED_CONTROLS:
                 raise InvalidValue(field, text, f"character {index} is U+{ord(char):04X}; {allowed}")
+
+
+def parse_fields(schema: type[S], fields: Mapping[str, Any], allowed: Callable[[str], str]) -> S:
+    """Check names and types against a route's schema; `allowed` has a sentence for each field.
+
+    Raises InvalidValue or RequestRefused (400).
+    """
+    try:
+        return schema.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+    name = str(first["loc"][0])
+    if first["type"] == "missing":
+        raise RequestRefused(400, "missing_field", f"{name} is missing; allowed: {allowed(name)}", param=name)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(schema.model_fields)
+        raise RequestRefused(
+            400,
+            "unknown_field",
+            f"{shorten(name)} = {shorten(fields[name])} is not a field of this request; allowed: {known}",
+            param=name if name.isidentifier() and len(name) <= 64 else None,
+        )
+    raise InvalidValue(name, fields[name], f"allowed: {allowed(name)}")
+
+
+def encoding_of(picture_format: PictureFormat, compression: int | None) -> Encoding:
+    """How pictures are sent. Raises InvalidValue where the quality is none, or where a PNG is to have one."""
+    if compression is not None and not 0 <= compression <= MAX_QUALITY:
+        raise InvalidValue("output_compression", compression, f"allowed: {COMPRESSION_SENTENCE}")
+    if compression is not None and picture_format is PictureFormat.PNG:
+        reason = f"a png loses nothing and has no quality; allowed: {COMPRESSION_SENTENCE}"
+        raise InvalidValue("output_compression", compression, reason)
+    return Encoding.of(picture_format, compression)
 
 
 def warnings_for(params: GenerationParams) -> tuple[str, ...]:

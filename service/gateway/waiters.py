@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.errors import DeadlineExceeded, JobNotFound, ServerOverloaded
+from service.errors import DeadlineExceeded, EmmditError, JobNotFound, ServerOverloaded
 from service.gateway.background import is_cancelled
 from service.jobs import Job, JobStatus
 from service.metrics import Metrics
@@ -30,18 +30,26 @@ REREAD_PERIOD_S = 5.0
 DEADLINE_SLACK_S = 5.0  # the queue ends a job at its deadline; this gateway gives up only where the queue did not
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Watch:
     """One job's place in the waiting room. `end` gets the terminal status, or None where the job has vanished;
     it is cancelled where this gateway stops.
 
-    `is_submitted` is set when the job was accepted: only then does its absence from the queue mean that it was lost.
+    `accepted` gets the job's first place in the queue, or what it was refused for. `num_wanted` counts the requests
+    that its end will answer, or would have.
     """
 
     job: Job
     end: asyncio.Future[JobStatus | None]
+    accepted: asyncio.Future[int]
+    deadline_at: float
     gives_up_at: float
-    is_submitted: bool = False
+    num_wanted: int = 1
+
+    @property
+    def is_submitted(self) -> bool:
+        """Whether the job was accepted: only then does its absence from the queue mean that it was lost."""
+        return self.accepted.done() and not self.accepted.cancelled() and self.accepted.exception() is None
 
 
 class Waiters:
@@ -57,13 +65,17 @@ class Waiters:
 
     def watch(self, job: Job) -> Watch:
         """Begin before the job is submitted: its end may come before the submit's reply."""
-        end = asyncio.get_running_loop().create_future()
-        watch = self._watches[job.id] = Watch(job, end, time.monotonic() + job.timeout_s + self._keep_s)
+        loop = asyncio.get_running_loop()
+        deadline_at = time.monotonic() + job.timeout_s
+        watch = Watch(job, loop.create_future(), loop.create_future(), deadline_at, deadline_at + self._keep_s)
+        self._watches[job.id] = watch
         return watch
 
-    def forget(self, watch: Watch) -> None:
-        """The job was not accepted."""
+    def forget(self, watch: Watch, error: EmmditError) -> None:
+        """The job was not accepted: `error` is for all others who wanted it, if there are any."""
         self._watches.pop(watch.job.id, None)
+        watch.accepted.set_exception(error)
+        watch.accepted.exception()  # nobody has to ask for it
 
     def close(self) -> None:
         """Send all waiting handlers home: this gateway stops, their jobs go on."""
@@ -72,7 +84,7 @@ class Waiters:
             watch.end.cancel()
 
     async def wait(self, watch: Watch, *, unless: asyncio.Future[None]) -> JobStatus | None:
-        """The job's terminal status, or None as soon as `unless` is done: nobody wants it any more.
+        """The job's terminal status, or None as soon as `unless` is done: who waits here wants it no more.
 
         Raises DeadlineExceeded where even the queue has not ended the job in time, JobNotFound where it was lost,
         ServerOverloaded where this gateway stops.
@@ -80,7 +92,7 @@ class Waiters:
         job, end = watch.job, watch.end
         if self._is_closing and not end.done():
             raise self._stopping(job)
-        timeout_s = job.timeout_s + DEADLINE_SLACK_S
+        timeout_s = watch.deadline_at + DEADLINE_SLACK_S - time.monotonic()
         await asyncio.wait((end, unless), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if end.cancelled():
             raise self._stopping(job)
@@ -144,7 +156,7 @@ class Waiters:
         if not watch.end.done():
             watch.end.set_result(status)
         if status is not None:
-            self._metrics.count_end(status)
+            self._metrics.count_end(status, num_requests=watch.num_wanted)
 
     def _stopping(self, job: Job) -> ServerOverloaded:
         message = f"this gateway is stopping; the job goes on and can be had at /v1/jobs/{job.id}"

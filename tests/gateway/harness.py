@@ -21,7 +21,7 @@ from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job
 from service.metrics import Metrics
 from service.png import encode_png, png_text
 from service.queue import JobQueue
-from service.queue_types import JobProgress, QueueLimits, WorkerInfo
+from service.queue_types import JobProgress, WorkerInfo
 from service.queues import Queues
 from service.settings import Settings
 
@@ -180,8 +180,7 @@ def running_gateway(url, folder, *names, has_worker=True, cards=None, **options)
     errors = []
 
     async def serve():
-        limits = QueueLimits(settings.queue_capacity, settings.lease_s, result_ttl_s=settings.result_ttl_s)
-        queues = Queues.connect(url, models=names, limits=limits)
+        queues = Queues.connect(url, models=names, limits=settings.queue_limits())
         queue = queues[names[0]]
         blobs = DirectoryBlobs(folder / "images")
         metrics = Metrics()

@@ -156,11 +156,14 @@ def test_the_description_of_the_interface_has_every_route(gateway):
     document = gateway.client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/generate",
+        "/v1/images/generations",
+        "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/images/{index}",
         "/v1/jobs/{job_id}/events",
         "/v1/jobs/{job_id}/live",
         "/v1/models",
+        "/v1/models/{model}",
         "/livez",
         "/readyz",
         "/startupz",

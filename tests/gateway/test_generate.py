@@ -282,6 +282,8 @@ def test_prompts_are_never_logged(painter, caplog):
     secret = "a very private armadillo"
     painter.generate(prompt=secret)
     painter.generate(prompt=secret + "\x07")
+    for fields in ({"response_format": "url"}, {"stream": True}, {"style": secret}):
+        painter.client.post("/v1/images/generations", json={"prompt": secret, "user": secret} | fields)
     painter.worker.failure = Failed("broken", "no")
     painter.generate(prompt=secret)
 
@@ -289,7 +291,7 @@ def test_prompts_are_never_logged(painter, caplog):
         messages = [record.getMessage() for record in caplog.records if record.name == "service.gateway.access"]
         return [message for message in messages if message.startswith("method=POST")]
 
-    wait_until(lambda: len(lines()) >= 3)
+    wait_until(lambda: len(lines()) >= 6)
     assert "method=POST route=/v1/generate code=200 duration_s=" in lines()[0]
     accepted = [record.getMessage() for record in caplog.records if record.name == "service.gateway.admission"]
     assert f"prompt_chars={len(secret)}" in accepted[0]

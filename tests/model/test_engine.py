@@ -204,16 +204,3 @@ def test_an_adopted_forward_takes_the_steps_of_its_size_only(engine, monkeypatch
     draw(engine, recipe(size=(96, 64), steps=3))
     assert sizes == [(8, 12)] * 2
     assert np.array_equal(before, draw(engine, recipe())[0])
-
-
-def test_an_estimate_of_noise_is_refused_and_one_of_a_finished_picture_is_that_picture(engine):
-    samples = engine.begin([recipe(seed=7), recipe("a blue car", seed=8, guidance=0.0)])
-    for show in (engine.preview, engine.decode_estimates):
-        with pytest.raises(ValueError, match="before its first step"):
-            show(samples)
-        assert show([]) == []
-    while not samples[0].is_finished:
-        engine.step(samples)
-    for estimate, picture in zip(engine.decode_estimates(samples), engine.decode(samples), strict=True):
-        assert np.array_equal(estimate, picture)
-    assert [picture.shape for picture in engine.preview(samples)] == [(32, 32, 3)] * 2

@@ -6,6 +6,7 @@ import pytest
 
 from service.errors import EmmditError, JobNotFound
 from service.jobs import JobState
+from service.keys import LINK_SECRET
 from service.queue_server import translated
 from tests.support.server import DONE, make_job
 
@@ -132,3 +133,13 @@ async def test_a_finish_with_the_jobs_own_inbox_tells_that_inbox(queue):
     assert await queue.finish(job.id, job.attempt, DONE, inbox=job.inbox)
     assert await queue.finish(job.id, job.attempt, DONE, inbox=job.inbox), "again, after a lost reply"
     assert [event.job_id for event in await queue.read_inbox("gateway-7", "0", 0.01)] == [job.id]
+
+
+async def test_the_secret_of_links_is_one_for_all_who_ask_and_a_new_one_when_the_data_is_gone(queue, raw):
+    await raw.delete(LINK_SECRET)
+    others = [queue.of_model("another"), queue.of_model("a-third")]
+    asked = await asyncio.gather(*(one.link_secret() for one in (queue, *others) for _ in range(10)))
+    (secret,) = set(asked)
+    assert len(secret) == 64
+    await raw.delete(LINK_SECRET)
+    assert await queue.link_secret() != secret

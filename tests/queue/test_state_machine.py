@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from service.errors import QueueFull
+from service.errors import IdempotencyKeyReused, QueueFull
 from service.jobs import Cancelled, Failed, JobState, Priority
 from service.queue import JobQueue
-from service.queue_types import JobProgress, QueueLimits
+from service.queue_types import IdempotencyKey, JobProgress, QueueLimits
 from tests.support.server import (
     DONE,
     MODEL,
@@ -47,6 +47,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.raw = Redis.from_url(self.url, decode_responses=True)
         self.accepted = {}
         self.ended = {}
+        self.keyed = {}
 
     def run(self, call):
         return self.runner.run(call)
@@ -75,6 +76,28 @@ class QueueMachine(RuleBasedStateMachine):
             assert num_waiting < 4
             assert submitted.is_new
             self.accepted[job.id] = job
+
+    @rule(owner=st.sampled_from(["ada", "bob"]), name=st.sampled_from("ab"), body=st.sampled_from("xy"))
+    def submit_with_a_key(self, owner, name, body):
+        key = IdempotencyKey(owner + name, body)
+        known_body, known_id = self.keyed.get(key.digest, (body, None))
+        job = make_job(owner)
+        is_full = self.run(self.queue.stats()).num_waiting == 4
+        try:
+            submitted = self.run(self.queue.submit(job, key))
+        except IdempotencyKeyReused:
+            assert known_body != body
+        except QueueFull:
+            assert is_full
+            assert known_id is None
+        else:
+            assert known_body == body
+            assert submitted.is_new == (known_id is None)
+            if submitted.is_new:
+                self.accepted[job.id] = job
+                self.keyed[key.digest] = (body, job.id)
+            else:
+                assert submitted.earlier.job.id == known_id
 
     @rule(pick=PICK)
     def submit_again(self, pick):
@@ -171,11 +194,13 @@ class QueueMachine(RuleBasedStateMachine):
                 pipe.zrange(PREFIX + name, 0, -1)
             pipe.hgetall(PREFIX + "totals")
             pipe.zcard(PREFIX + "tenant_jobs")
+            for owner in ("ada", "bob"):
+                pipe.zrange(PREFIX + "owner_jobs:" + owner, 0, -1)
             for job_id in self.accepted:
                 pipe.hgetall(PREFIX + "job:" + job_id)
-            *sets, totals, num_tenant_jobs = (replies := await pipe.execute())[:8]
+            *sets, totals, num_tenant_jobs, ada, bob = (replies := await pipe.execute())[:10]
         queued, delayed, waiting, running, leases, deadlines = map(set, sets)
-        jobs = dict(zip(self.accepted, replies[8:], strict=True))
+        jobs = dict(zip(self.accepted, replies[10:], strict=True))
         events = await count_events(self.raw)
 
         in_state = {state: {i for i, job in jobs.items() if job["state"] == state} for state in JobState}
@@ -192,6 +217,8 @@ class QueueMachine(RuleBasedStateMachine):
                 outcome = (job["state"], job["result"])
                 assert self.ended.setdefault(job_id, outcome) == outcome  # I1: one end, for good
         assert int(totals.get("waiting_cost", 0)) == sum(int(jobs[job_id]["cost"]) for job_id in waiting)
+        for owner, listed in (("ada", ada), ("bob", bob)):
+            assert sorted(listed) == sorted(job_id for job_id, job in jobs.items() if job["owner"] == owner)
         assert num_tenant_jobs == sum(jobs[job_id]["attempt"] == "0" for job_id in queued)
 
     def teardown(self):

@@ -217,6 +217,13 @@ def test_an_exported_bundle_has_exactly_the_published_tensors(checkpoint, tmp_pa
         torch.testing.assert_close(kept, file.get_tensor("ema/transformer.proj_out.weight"), rtol=1e-2, atol=1e-4)
 
 
+def test_an_exported_bundle_keeps_the_previews_of_the_datas_bundle(checkpoint, tiny_bundle, tmp_path, monkeypatch):
+    preview = tmp_path / "preview.safetensors"
+    parts = replace(tiny_bundle.parts, preview=preview)
+    monkeypatch.setattr("model.training.recipe_export.read_bundle", lambda folder: replace(tiny_bundle, parts=parts))
+    assert export_recipe(checkpoint, tmp_path / "bundle", name="mine").parts.preview == preview
+
+
 def test_an_exported_bundle_draws(checkpoint, tiny_bundle, tmp_path):
     exported = export_recipe(checkpoint, tmp_path / "bundle", name="mine", default_steps=2)
     assert exported.parts.text_encoder == tiny_bundle.parts.text_encoder
