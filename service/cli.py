@@ -40,9 +40,25 @@ EXIT_CONFIGURATION = 78  # EX_CONFIG; the supervisor does not start such a child
 
 logger = logging.getLogger("emmdit")
 
+EPILOG = """
+[bold]Examples[/]
+
+[dim]# a picture, with nothing running[/]
+[cyan]emmdit generate "a photo of a red apple" -o apple.png[/]
+
+[dim]# a service on http://127.0.0.1:8000[/]
+[cyan]emmdit serve[/]
+
+[dim]# what is wrong here?[/]
+[cyan]emmdit doctor[/]
+
+More: emmdit generate --help
+"""
+
 app = typer.Typer(
     name="emmdit",
     help="Image generation over HTTP with E-MMDiT (Nitro-E). Start with: emmdit serve",
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

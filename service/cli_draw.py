@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from service.client import AsyncClient, Event, ImageEvent, Job, JobEvent, Partia
 from service.client_errors import ApiError
 from service.errors import EmmditError
 
-CANCEL_PATIENCE_S = 5.0
+CANCEL_PATIENCE_S = 3.0
 TICK_S = 0.12  # between two looks of the display at what has changed
 
 
@@ -25,6 +26,7 @@ class Drawing:
     """One order under way, as far as it is known. `preview` is the newest look at any of its pictures."""
 
     order: Order
+    key: str = field(default_factory=lambda: str(uuid.uuid4()))
     job: Job | None = None
     preview: bytes | None = None
     num_drawn: int = 0
@@ -125,7 +127,9 @@ class Studio:
     async def _draw(self, drawing: Drawing) -> EmmditError | None:
         order = drawing.order
         try:
-            async with aclosing(self._client.stream(order.prompt, **order.options)) as events:
+            async with aclosing(
+                self._client.stream(order.prompt, idempotency_key=drawing.key, **order.options)
+            ) as events:
                 async for event in events:
                     await self._take(drawing, event)
         except EmmditError as error:
@@ -153,12 +157,17 @@ class Studio:
                 self._display.drew(Drawn(drawing, event, data, file))
 
     async def _cancel(self, drawing: Drawing) -> None:
-        """Best effort: a job that cannot be cancelled ends by itself."""
-        if drawing.job is None or drawing.job.is_over:
-            return
+        """Best effort: a job that cannot be cancelled ends by itself.
+
+        One that is on its way, and whose id nobody has told yet, is found by its key.
+        """
+        order, job = drawing.order, drawing.job
         with suppress(EmmditError, TimeoutError):
             async with asyncio.timeout(CANCEL_PATIENCE_S):
-                await self._client.cancel(drawing.job.id)
+                if job is None:
+                    job = await self._client.submit(order.prompt, idempotency_key=drawing.key, **order.options)
+                if not job.is_over:
+                    await self._client.cancel(job.id)
 
 
 def write_picture(data: bytes, file: Path | None, is_forced: bool) -> None:

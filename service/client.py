@@ -90,7 +90,8 @@ class Client:
     ) -> Generator[Event, None, None]:
         """Draw, and tell how it goes, up to the DoneEvent; broken connections are resumed.
 
-        Raises what the job ended with otherwise. The server cancels a job whose stream is left for ten seconds.
+        Raises what the job ended with otherwise. Whoever leaves early and does not want the job should `cancel` it: it
+        goes on, since the server takes a request with a key for one that comes back.
         """
         return self._follow(drawing_course(prompt, options, idempotency_key, Patience(self._patience_s)))
 

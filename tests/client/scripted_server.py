@@ -164,10 +164,12 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *_):
-        self.go_away()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+        try:
+            self.go_away()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+            self._loop.close()
 
     def _call(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
@@ -178,10 +180,11 @@ class ScriptedServer:
 
     async def _close(self):
         self._server.close()
-        writers = dict(self._writers)
-        for writer in writers.values():
+        serving = dict(self._writers)
+        for task, writer in serving.items():
             writer.transport.abort()
-        await asyncio.gather(*writers, return_exceptions=True)
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _serve(self, reader, writer):

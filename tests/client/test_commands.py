@@ -1,5 +1,6 @@
 """`emmdit generate` and `emmdit jobs` against a server that does what a test's script says."""
 
+import asyncio
 import io
 import json
 import subprocess
@@ -10,6 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.cli_display import JsonLines
+from service.cli_draw import Studio
+from service.cli_orders import plan
+from service.client import AsyncClient
 from tests.client.scripted_server import JOB_ID, Reply, ScriptedServer, as_json, event, image, job, refusal, stream
 
 
@@ -31,6 +36,9 @@ def drawn(*indices):
 def failed(code="worker_lost", message="broken"):
     said = {"message": message, "type": "t", "param": None, "code": code}
     return stream(event("job", job("running")), event("error", {"error": said, "job": job("failed", error=said)}))
+
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -171,6 +179,29 @@ def test_a_picture_that_cannot_be_written_fails_and_its_job_is_cancelled(emmdit,
     assert result.exit_code == 1
     assert "cannot write file" in result.stderr
     assert [request.method for request in result.seen] == ["POST", "DELETE"]
+
+
+async def test_a_job_whose_id_is_not_known_yet_is_found_by_its_key_and_cancelled(anyio_backend):
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def never():
+        loop.call_soon_threadsafe(asked.set)
+        await asyncio.sleep(60)
+
+    silent = Reply(200, {"content-type": "text/event-stream"}, [never])
+    with ScriptedServer(silent, as_json(job("running"), 202), as_json(job("running"), 202)) as server:
+        async with AsyncClient(server.url) as client:
+            studio = Studio(client, JsonLines(), is_forced=False)
+            drawing = asyncio.create_task(studio.draw_all(plan(["a"], {"seed": 1}, None, int), 1))
+            await asked.wait()
+            drawing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await drawing
+    assert [request.method for request in server.seen] == ["POST", "POST", "DELETE"]
+    first, second, _ = server.seen
+    assert first.body == second.body
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
 
 def test_the_picture_itself_is_shown_where_that_was_asked_for(emmdit):
