@@ -57,7 +57,7 @@ def main(folder):
             save(page, folder / "page-dark.png")
             page.emulate_media(color_scheme="light")
             page.set_viewport_size(PHONE)
-            page.evaluate("document.getElementById('latest').scrollIntoView()")
+            page.locator("#latest .frame").evaluate("(frame) => frame.scrollIntoView()")
             save(page, folder / "page-phone.png")
             page.set_viewport_size(DESKTOP)
 
@@ -111,7 +111,7 @@ def fill_queue(service):
 def save_strip(client, path):
     """One generation as its events show it: some of its previews, enlarged, and the picture."""
     previews, picture = watch(client)
-    chosen = [previews[round(place * (len(previews) - 1) / NUM_IN_STRIP)] for place in range(NUM_IN_STRIP)]
+    chosen = [previews[round(place * (len(previews) - 1) / (NUM_IN_STRIP - 1))] for place in range(NUM_IN_STRIP)]
     strip = Image.new("RGB", ((TILE_PX + GAP_PX) * (len(chosen) + 1) + GAP_PX, TILE_PX + GAP_PX + LABEL_PX), "white")
     font = ImageFont.load_default(14)
     tiles = [(f"step {event['step']} of {event['num_steps']}", event["b64_json"]) for event in chosen]

@@ -33,11 +33,13 @@ export class Status {
       this.#onModels(models);
       this.#show(models, await this.#measure());
     } catch (error) {
-      if (error instanceof ApiError && error.status === 401 && (await this.#askKey(error.message))) periodMs = 0;
-      else periodMs = PERIOD_WHILE_GONE_MS;
+      const asksForKey = error instanceof ApiError && error.status === 401;
       this.#counts = [];
-      if (error instanceof ApiError) this.#say("busy", error.status === 401 ? "Asks for a key" : "Busy or starting");
+      if (asksForKey) this.#say("busy", "Asks for a key");
+      else if (error instanceof ApiError) this.#say("busy", "Busy or starting");
       else this.#say("gone", "No answer; looking again by itself");
+      if (asksForKey && !(await this.#askKey(error.message))) return; // until somebody wants to give one
+      periodMs = asksForKey ? 0 : PERIOD_WHILE_GONE_MS;
     }
     clearTimeout(this.#timer);
     if (!document.hidden) this.#timer = setTimeout(() => this.look(), periodMs);
