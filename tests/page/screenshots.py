@@ -64,7 +64,7 @@ def main(folder):
             draw(page, "a red apple on a blue background", seed=7, n=2, steps=60)
             page.fill("#prompt", "two green clocks and a spaceship")
             expect(page.locator("#latest progress").last).to_have_attribute("value", AT_A_THIRD)
-            save(page, folder / "page-working.png", settle_ms=0)
+            save(page, folder / "page-working.png", settle_ms=400)
             expect(finished(page)).to_have_count(len(DONE_PICTURES) + 2)
 
             others = fill_queue(service)
