@@ -21,7 +21,9 @@ class ImagesRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    prompt: str = Field(description="What to draw.")
+    prompt: str = Field(
+        description="What to draw. Of control characters only tab and line breaks; something in it has to be visible."
+    )
     model: str | None = Field(None, description="Name of a model of GET /v1/models.")
     n: WholeNumber | None = Field(None, description="Pictures; the i-th is drawn with seed + i.")
     size: str | None = Field(None, description="WIDTHxHEIGHT, one of the model's sizes, or auto: its first.")

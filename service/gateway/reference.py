@@ -80,8 +80,8 @@ def render_page(document: Json) -> str:
     shapes = {name: schema for name, schema in schemas.items() if not name.endswith("Request")}
     body = [
         f'<p class="lead">{_inline(document["info"]["description"])}</p>',
-        "<p>Version "
-        f'{_escape(document["info"]["version"])}. For programs: <a href="/openapi.json">/openapi.json</a>.</p>',
+        f"<p>Version {_escape(document['info']['version'])}. For programs: "
+        '<a class="link" href="/openapi.json">/openapi.json</a>.</p>',
     ]
     for tag in document["tags"]:
         body.append(f'<h2 id="{_anchor(tag["name"])}">{_escape(tag["name"])}</h2>{_paragraphs(tag["description"])}')
@@ -120,9 +120,9 @@ def _contents(by_tag: dict[str, list[tuple[str, str, Json]]], shapes: Iterable[s
             f'<li><a href="#{_escape(operation["operationId"])}">{_escape(operation["summary"])}</a></li>'
             for _, _, operation in operations
         )
-        found.append(f'<h2><a href="#{_anchor(tag)}">{_escape(tag)}</a></h2><ul>{rows}</ul>')
+        found.append(f'<p><a href="#{_anchor(tag)}">{_escape(tag)}</a></p><ul>{rows}</ul>')
     rows = "".join(f'<li><a href="#{_escape(name)}">{_escape(name)}</a></li>' for name in shapes)
-    return "".join(found) + f'<h2><a href="#shapes">Shapes</a></h2><ul>{rows}</ul>'
+    return "".join(found) + f'<p><a href="#shapes">Shapes</a></p><ul>{rows}</ul>'
 
 
 def _operation(document: Json, method: str, path: str, operation: Json) -> str:
@@ -237,7 +237,7 @@ def _codes(values: Iterable[object]) -> str:
 
 def _link(schema: Json) -> str:
     name = _escape(_name(schema))
-    return f'<a href="#{name}">{name}</a>'
+    return f'<a class="link" href="#{name}">{name}</a>'
 
 
 def _name(reference: Json) -> str:

@@ -1,4 +1,4 @@
-"""The running gateway keeps to its own description: schemathesis reads /openapi.json and tries it with all of its checks.
+"""The running gateway keeps to its own description: schemathesis reads it and tries everything, with all of its checks.
 
 What it must not complain of, and why, is in schemathesis.toml.
 """

@@ -45,8 +45,9 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         Example(
             "A picture into a file",
             CURL,
-            f"""curl -s {ADDRESS}/v1/generate {_JSON} -H 'Accept: image/png' \\
-     -d '{{"prompt":"a photo of a red apple"}}' -o apple.png""",
+            f"""curl -s {ADDRESS}/v1/generate {_JSON} \\
+     -H 'Accept: image/png' -o apple.png \\
+     -d '{{"prompt":"a photo of a red apple"}}'""",
         ),
         Example(
             "JSON, with every value that was used",
@@ -57,20 +58,23 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         Example(
             "Events while it is drawn",
             CURL,
-            f"""curl -sN {ADDRESS}/v1/generate {_JSON} -H 'Accept: text/event-stream' \\
+            f"""curl -sN {ADDRESS}/v1/generate {_JSON} \\
+     -H 'Accept: text/event-stream' \\
      -d '{{"prompt":"a green house","partial_images":1}}'""",
         ),
         Example(
             "A job, to be fetched later; the key makes it safe to send again",
             CURL,
-            f"""curl -si {ADDRESS}/v1/generate {_JSON} -H 'Prefer: respond-async' \\
-     -H 'Idempotency-Key: order-4711' -d '{{"prompt":"a green house","n":4}}'""",
+            f"""curl -si {ADDRESS}/v1/generate {_JSON} \\
+     -H 'Prefer: respond-async' -H 'Idempotency-Key: order-4711' \\
+     -d '{{"prompt":"a green house","n":4}}'""",
             202,
         ),
         Example(
             "A mistake",
             CURL,
-            f"""curl -s {ADDRESS}/v1/generate {_JSON} -d '{{"prompt":"a red apple","n":99}}'""",
+            f"""curl -s {ADDRESS}/v1/generate {_JSON} \\
+     -d '{{"prompt":"a red apple","n":99}}'""",
             400,
         ),
         Example(
@@ -175,7 +179,8 @@ print(job["state"], [image["url"] for image in job["images"]])""",
         Example(
             "Steps alone, after a break",
             CURL,
-            f"curl -sN -H 'Last-Event-ID: 1-0' '{_JOB}/events?previews=false&pictures=false'",
+            f"""curl -sN -H 'Last-Event-ID: 1-0' \\
+     '{_JOB}/events?previews=false&pictures=false'""",
         ),
     ),
     "getLivePicture": (Example("The frames into a file", CURL, f"curl -sN '{_JOB}/live?index=0' -o frames"),),
