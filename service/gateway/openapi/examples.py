@@ -60,14 +60,14 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
             CURL,
             f"""curl -sN {ADDRESS}/v1/generate {_JSON} \\
      -H 'Accept: text/event-stream' \\
-     -d '{{"prompt":"a green house","partial_images":1}}'""",
+     -d '{{"prompt":"a green car","partial_images":1}}'""",
         ),
         Example(
             "A job, to be fetched later; the key makes it safe to send again",
             CURL,
             f"""curl -si {ADDRESS}/v1/generate {_JSON} \\
      -H 'Prefer: respond-async' -H 'Idempotency-Key: order-4711' \\
-     -d '{{"prompt":"a green house","n":4}}'""",
+     -d '{{"prompt":"a green car","n":4}}'""",
             202,
         ),
         Example(
@@ -97,7 +97,7 @@ print(answer.headers["X-Seed"], answer.headers["X-Size"])""",
             PYTHON,
             f"""import httpx
 
-body, headers = {{"prompt": "a green house"}}, {{"Accept": "text/event-stream"}}
+body, headers = {{"prompt": "a green car"}}, {{"Accept": "text/event-stream"}}
 with httpx.stream("POST", "{ADDRESS}/v1/generate", json=body, headers=headers, timeout=300) as answer:
     for line in answer.iter_lines():
         if line.startswith("event: "):
@@ -134,7 +134,7 @@ open("apple.png", "wb").write(base64.b64decode(answer.data[0].b64_json))""",
             f"""from openai import OpenAI
 
 client = OpenAI(base_url="{ADDRESS}/v1", api_key="unused")
-for event in client.images.generate(prompt="a green house", stream=True, partial_images=2):
+for event in client.images.generate(prompt="a green car", stream=True, partial_images=2):
     print(event.type, event.size)""",
         ),
     ),
@@ -185,8 +185,8 @@ print(job["state"], [image["url"] for image in job["images"]])""",
     ),
     "getLivePicture": (Example("The frames into a file", CURL, f"curl -sN '{_JOB}/live?index=0' -o frames"),),
     "getPicture": (
-        Example("As the job was asked for", CURL, f"curl -s {_JOB}/images/0 -o house.png"),
-        Example("In another format", CURL, f"curl -s '{_JOB}/images/0?format=webp&compression=80' -o house.webp"),
+        Example("As the job was asked for", CURL, f"curl -s {_JOB}/images/0 -o car.png"),
+        Example("In another format", CURL, f"curl -s '{_JOB}/images/0?format=webp&compression=80' -o car.webp"),
     ),
     "listModels": (
         Example("All", CURL, f"curl -s {ADDRESS}/v1/models"),
