@@ -1,6 +1,6 @@
 """`emmdit`: every way to start a part of the service. Sole owner of logging, signals and exit codes.
 
-Imports of torch and of the gateway happen inside the commands, so that `emmdit --help` answers at once.
+Torch, the gateway and the settings are imported inside the commands, so that `emmdit --help` answers at once.
 """
 
 from __future__ import annotations
@@ -21,35 +21,62 @@ import typer
 from model.catalog import resolve_bundles
 from model.errors import BundleError
 from service.cli_bench import bench_app
+from service.cli_complete import complete_models
+from service.cli_doctor import EPILOG as DOCTOR_EPILOG
+from service.cli_doctor import doctor
 from service.cli_evaluate import evaluate
+from service.cli_generate import EPILOG as GENERATE_EPILOG
+from service.cli_generate import generate
+from service.cli_jobs import jobs_app
 from service.cli_models import models_app
 from service.cli_train import train_app
 from service.errors import ConfigurationError
-from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from model.loading import LoadedEngines
+    from service.settings import Settings
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG; the supervisor does not start such a child again
 
 logger = logging.getLogger("emmdit")
 
+EPILOG = """
+[bold]Examples[/]
+
+[dim]# a picture, with nothing running[/]
+[cyan]emmdit generate "a photo of a red apple" -o apple.png[/]
+
+[dim]# a service on http://127.0.0.1:8000[/]
+[cyan]emmdit serve[/]
+
+[dim]# what is wrong here?[/]
+[cyan]emmdit doctor[/]
+
+More: emmdit generate --help
+"""
+
 app = typer.Typer(
     name="emmdit",
     help="Image generation over HTTP with E-MMDiT (Nitro-E). Start with: emmdit serve",
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")
+app.command(epilog=GENERATE_EPILOG)(generate)
+app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command()(evaluate)
 
 ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", help="Name of a known model, or the folder of a bundle. Several: repeat it, or separate by commas."
+        "--model",
+        help="Name of a known model, or the folder of a bundle. Several: repeat it, or separate by commas.",
+        autocompletion=complete_models,
     ),
 ]
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on.")]
@@ -169,6 +196,8 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
 
 
 def _settings(**flags: object) -> Settings:
+    from service.settings import load_settings
+
     settings = load_settings(**{name: value for name, value in flags.items() if value != []})
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr

@@ -14,8 +14,6 @@ from typing import Annotated
 
 import typer
 
-from service.metrics import software_version
-
 bench_app = typer.Typer(help="Measure a running service.", no_args_is_help=True)
 
 
@@ -53,6 +51,7 @@ def serve(
     from service.bench.plot import write_plot
     from service.bench.report import describe
     from service.bench.run import measure, served_model
+    from service.metrics import software_version
 
     url, source = url.rstrip("/"), random.Random(seed)
     with _blaming("--mix"):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from service.errors import ConfigurationError
-from service.settings import load_settings
 
 
 def evaluate(
@@ -35,6 +34,8 @@ def evaluate(
 
     This is not GenEval: see docs/evaluation.md, also for running the real one with --images-out.
     """
+    from service.settings import load_settings
+
     settings = load_settings(device=device)
     from model.catalog import resolve_bundle
     from model.evaluation.errors import EvaluationError

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from service.settings import load_settings
-
 models_app = typer.Typer(help="List, fetch, add, check and fake models.", invoke_without_command=True)
 
 NameArgument = Annotated[str, typer.Argument(help="Name of a published model, e.g. nitro-e-512.")]
@@ -21,7 +19,7 @@ def list_all(context: typer.Context) -> None:
         return
     from model.catalog import describe_models, list_models
 
-    typer.echo(describe_models(list_models(load_settings().models_dir)))
+    typer.echo(describe_models(list_models(_models_dir())))
 
 
 @models_app.command()
@@ -37,7 +35,7 @@ def fetch(
     """Download a published model at a pinned commit, and write its bundle.json."""
     from model.hub import fetch_model
 
-    fetch_model(name, load_settings().models_dir, revision=revision, text_encoder=text_encoder, report=typer.echo)
+    fetch_model(name, _models_dir(), revision=revision, text_encoder=text_encoder, report=typer.echo)
 
 
 @models_app.command()
@@ -51,7 +49,7 @@ def add(
     """Check a bundle of yours and put it into the models folder, so that its name is enough to serve it."""
     from model.registry import add_bundle
 
-    models_dir = load_settings().models_dir
+    models_dir = _models_dir()
     bundle = add_bundle(folder, models_dir, is_linked=link, is_replacing=replace, report=typer.echo)
     typer.echo(f"{'linked' if link else 'copied'} to {models_dir / bundle.card.name}")
     typer.echo(f"serve it: emmdit serve --model {bundle.card.name}")
@@ -63,7 +61,7 @@ def verify(model: Annotated[str, typer.Argument(help="Name of a model, or the fo
     from model.catalog import resolve_bundle
     from model.weights import verify_bundle
 
-    verify_bundle(resolve_bundle(model, load_settings().models_dir), typer.echo)
+    verify_bundle(resolve_bundle(model, _models_dir()), typer.echo)
     typer.echo("sound")
 
 
@@ -79,3 +77,9 @@ def make_random(
 
     make_random_bundle(name, folder, seed=seed, is_small=small, report=typer.echo)
     typer.echo(f"try it: emmdit serve --model {folder}")
+
+
+def _models_dir() -> Path:
+    from service.settings import load_settings
+
+    return load_settings().models_dir

@@ -15,7 +15,6 @@ import typer
 from model.bundle import MANIFEST_NAME
 from model.catalog import resolve_bundle
 from service.errors import ConfigurationError
-from service.settings import load_settings
 
 recipe_app = typer.Typer()
 
@@ -163,6 +162,8 @@ def recipe_export(
 def _bundle_folder(model: str) -> Path:
     """A bundle's folder, by path or name. One given by path needs no transformer: that is to be trained."""
     folder = Path(model).expanduser()
+    from service.settings import load_settings
+
     return folder if (folder / MANIFEST_NAME).is_file() else resolve_bundle(model, load_settings().models_dir).folder
 
 

@@ -22,6 +22,7 @@ from service.errors import ConfigurationError
 from service.queue_types import QueueLimits
 
 ENV_PREFIX = "EMMDIT_"
+CLIENT_VARIABLES = frozenset({"EMMDIT_URL", "EMMDIT_API_KEY"})  # read by the commands that talk to a service
 MetadataMode = Literal["minimal", "full", "none"]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -217,7 +218,7 @@ def load_settings(**flags: object) -> Settings:
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {_variable(name) for name in Settings.model_fields}
+    known = {_variable(name) for name in Settings.model_fields} | CLIENT_VARIABLES
     for name in sorted(environ):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)

@@ -69,6 +69,7 @@ class Supervisor:
         self._num_stops = 0
         self._children: list[Child] = []
         self._metrics_dir = settings.data_dir / "metrics"
+        self.address = ""  # where it draws, once it can
 
     def stop(self) -> None:
         """Drain and end. Asked twice, end at once. Safe in a signal handler."""
@@ -126,6 +127,7 @@ class Supervisor:
             return False
         models, devices = ", ".join(self._models), ", ".join(sorted({worker.device for worker in workers}))
         ready_s = time.monotonic() - self._started_s
+        self.address = address
         self._report(
             f"ready: {address}  model {models}  device {devices}  weights {_weights(workers)}  after {ready_s:.1f} s"
         )

@@ -3,21 +3,23 @@
 A client that waited for answers would send less the slower the server is, and so hide its queues (coordinated
 omission). Here every request has a task of its own, connections are as many as it takes, and time counts from when a
 request was *due*: what this process itself is late by is part of the latency, and is reported beside it.
+
+Not service/client.py: it would try refused requests again and resume broken ones, which are what is counted here, and
+it would decode every picture, for which requests that are due would have to wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
 
 from service.bench.plan import PlannedRequest
+from service.client_calls import EVENT_STREAM, GENERATE_PATH
+from service.client_errors import error_in
 
-PATH = "/v1/generate"
-EVENT_STREAM = "text/event-stream"
 LEAD_S = 0.05  # the first request is due a little after the start, so that it too can be on time
 
 
@@ -68,7 +70,7 @@ async def offers_previews(client: httpx.AsyncClient) -> bool:
     """Whether the server's own description says that pictures can come as events."""
     try:
         description = (await client.get("/openapi.json")).json()
-        return EVENT_STREAM in description["paths"][PATH]["post"]["responses"]["200"]["content"]
+        return EVENT_STREAM in description["paths"][GENERATE_PATH]["post"]["responses"]["200"]["content"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
 
@@ -99,9 +101,9 @@ class _Sender:
 
     async def _ask(self, request: PlannedRequest, sent_s: float) -> Outcome:
         headers = {"Accept": self._accept}
-        async with self._client.stream("POST", PATH, json=request.body(), headers=headers) as response:
+        async with self._client.stream("POST", GENERATE_PATH, json=request.body(), headers=headers) as response:
             if response.status_code != httpx.codes.OK:
-                error = _error_code(response.status_code, await response.aread())
+                error = error_in(response.status_code, response.headers, await response.aread()).code
                 return Outcome(request, sent_s, self.now_s(), error)
             if response.headers.get("content-type", "").startswith(EVENT_STREAM):
                 return await self._read_events(request, sent_s, response)
@@ -128,13 +130,6 @@ class _Sender:
                     first_preview_s = self.now_s() - request.at_s
         error = "no_picture" if not last or last.endswith("error") else None
         return Outcome(request, sent_s, self.now_s(), error, num_bytes, first_preview_s=first_preview_s)
-
-
-def _error_code(status: int, body: bytes) -> str:
-    try:
-        return str(json.loads(body)["error"]["code"])
-    except (ValueError, KeyError, TypeError):
-        return f"http_{status}"
 
 
 def _seconds(response: httpx.Response, header: str) -> float | None:

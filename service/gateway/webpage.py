@@ -27,6 +27,7 @@ FILES: Mapping[str, str] = {
     "index.html": "text/html",
     "jobs.js": "text/javascript",
     "main.js": "text/javascript",
+    "memory.js": "text/javascript",
     "notices.js": "text/javascript",
     "recipe.js": "text/javascript",
     "reference.css": "text/css",

@@ -91,6 +91,7 @@ class Behaviour:
     num_refusals: int = 0  # of the next submissions, with 429
     retry_after_s: float = 2
     key: str = ""  # asked for where it is not empty
+    accept_s: float = 0.0
     step_s: float = 0.02
     is_held: bool = False  # jobs stay where they are
     has_events: bool = True
@@ -137,6 +138,7 @@ class FakeServer:
 
     async def _generate(self, request: Request):
         body = await request.json()
+        await asyncio.sleep(self.behaviour.accept_s)
         key = request.headers["idempotency-key"]
         if self.behaviour.num_refusals > 0:
             self.behaviour.num_refusals -= 1
@@ -239,7 +241,7 @@ def refusal(status, code, message, headers=None, param=None):
 def listening(fake, port=0):
     """The server on loopback; its address. Given the port of before it is the same server come back."""
     server = uvicorn.Server(
-        uvicorn.Config(fake.app, port=port, log_level="error", timeout_graceful_shutdown=1, lifespan="off")
+        uvicorn.Config(fake.app, port=port, log_level="critical", timeout_graceful_shutdown=1, lifespan="off")
     )
     thread = threading.Thread(target=server.run, name="page server")
     thread.start()

@@ -57,14 +57,14 @@ def main(folder):
             save(page, folder / "page-dark.png")
             page.emulate_media(color_scheme="light")
             page.set_viewport_size(PHONE)
-            page.evaluate("document.getElementById('latest').scrollIntoView()")
+            page.locator("#latest .frame").evaluate("(frame) => frame.scrollIntoView()")
             save(page, folder / "page-phone.png")
             page.set_viewport_size(DESKTOP)
 
             draw(page, "a red apple on a blue background", seed=7, n=2, steps=60)
             page.fill("#prompt", "two green clocks and a spaceship")
-            expect(page.locator("#latest progress").first).to_have_attribute("value", AT_A_THIRD)
-            save(page, folder / "page-working.png", settle_ms=0)
+            expect(page.locator("#latest progress").last).to_have_attribute("value", AT_A_THIRD)
+            save(page, folder / "page-working.png", settle_ms=400)
             expect(finished(page)).to_have_count(len(DONE_PICTURES) + 2)
 
             others = fill_queue(service)
@@ -77,7 +77,7 @@ def main(folder):
             save_strip(client, folder / "preview-strip.png")
 
 
-def save(page, path, settle_ms=900):
+def save(page, path, settle_ms=1500):
     """A screenshot, once what fades has faded."""
     page.wait_for_timeout(settle_ms)
     write_small(Image.open(io.BytesIO(page.screenshot())), path)
@@ -111,7 +111,7 @@ def fill_queue(service):
 def save_strip(client, path):
     """One generation as its events show it: some of its previews, enlarged, and the picture."""
     previews, picture = watch(client)
-    chosen = [previews[round(place * (len(previews) - 1) / NUM_IN_STRIP)] for place in range(NUM_IN_STRIP)]
+    chosen = [previews[round(place * (len(previews) - 1) / (NUM_IN_STRIP - 1))] for place in range(NUM_IN_STRIP)]
     strip = Image.new("RGB", ((TILE_PX + GAP_PX) * (len(chosen) + 1) + GAP_PX, TILE_PX + GAP_PX + LABEL_PX), "white")
     font = ImageFont.load_default(14)
     tiles = [(f"step {event['step']} of {event['num_steps']}", event["b64_json"]) for event in chosen]

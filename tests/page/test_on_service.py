@@ -39,7 +39,7 @@ def choose(page, model):
 
 def remembered(page):
     """The id of the one job that the page has under way."""
-    (note,) = page.evaluate("JSON.parse(localStorage.getItem('emmdit.jobs'))")
+    (note,) = page.evaluate("Object.values(JSON.parse(localStorage.getItem('emmdit.jobs')))")
     return note["id"]
 
 

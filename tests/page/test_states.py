@@ -65,6 +65,15 @@ def test_escape_cancels_what_was_asked_for_last(page, fake):
     assert [job.state for job in fake.jobs.values()] == ["cancelled"]
 
 
+def test_what_is_cancelled_on_its_way_is_cancelled_on_the_server(page, fake):
+    fake.behaviour.accept_s = 0.5
+    draw(page, "a red apple")
+    page.keyboard.press("Escape")
+    expect(page.locator(".says")).to_have_text("cancelling")
+    expect(page.locator(".picture")).to_have_count(0)
+    assert [job.state for job in fake.jobs.values()] == ["cancelled"]
+
+
 def test_a_busy_server_is_waited_for_as_long_as_it_says(page, fake):
     fake.behaviour.num_refusals = 1
     draw(page, "a red apple")
@@ -173,6 +182,47 @@ def test_a_key_is_asked_for_only_where_the_server_asks_and_travels_in_a_header(b
         expect(finished(page)).to_have_count(1)
         assert page.evaluate("Object.values(localStorage).join()").count("secret") == 0
     assert not any("secret" in call for call in fake.calls)
+
+
+def test_who_gives_no_key_is_asked_no_more_until_he_wants_to_give_one(browser, fake, address):
+    fake.behaviour.key = "emk_1.secret"
+    with visit(browser, address) as page:
+        page.get_by_role("button", name="Not now").click()
+        expect(page.locator("#glance-text")).to_have_text("Asks for a key")
+        calls = len(fake.calls)
+        expect(page.locator(".notice")).to_contain_text("a key is needed here")
+        page.get_by_role("button", name="Give a key").click()
+        page.get_by_label("API key").fill("emk_1.secret")
+        page.keyboard.press("Enter")
+        expect(page.locator("#glance")).to_have_attribute("data-tone", "ready")
+        expect(page.locator(".notice")).to_have_count(0)
+        assert fake.calls[calls : calls + 2] == ["GET /v1/models"] * 2, "it asked while nobody had a key"
+
+
+def test_two_tabs_do_not_forget_each_others_pictures(page, fake, address):
+    fake.behaviour.is_held = True
+    draw(page, "a red apple")
+    expect(page.locator(".says")).to_contain_text("before it")
+    other = page.context.new_page()
+    other.goto(address)
+    expect(other.locator(".picture")).to_have_count(1)
+    draw(other, "a blue banana")
+    expect(other.locator(".says").first).to_contain_text("before it")
+    draw(page, "a donut")
+    expect(page.locator(".picture")).to_have_count(2)
+    expect(page.locator(".says").first).to_contain_text("before it")
+    page.reload()
+    expect(page.locator(".picture")).to_have_count(3)
+    fake.behaviour.is_held = False
+    expect(finished(page)).to_have_count(3)
+    expect(finished(other)).to_have_count(2)
+
+
+def test_what_lies_in_the_browser_does_no_harm(page):
+    page.evaluate("['emmdit.jobs', 'emmdit.form'].forEach((name) => localStorage.setItem(name, '{broken'))")
+    page.reload()
+    draw(page, "a red apple")
+    expect(finished(page)).to_have_count(1)
 
 
 def test_words_that_the_model_does_not_know_are_pointed_out(page):

@@ -1,5 +1,7 @@
 // The server's interface: one function a route. Every failure is an ApiError (it answered) or Unreachable (it did not).
 
+import { recall, remember } from "./memory.js";
+
 const KEY = "emmdit.key";
 
 export class ApiError extends Error {
@@ -14,7 +16,7 @@ export class ApiError extends Error {
   }
 
   get isBusy() {
-    return this.status === 429 || this.status === 502 || this.status === 503;
+    return [429, 502, 503].includes(this.status) || this.code === "idempotency_in_progress";
   }
 }
 
@@ -26,20 +28,24 @@ export class Unreachable extends Error {
 }
 
 // The key lives as long as the tab and travels in a header, never in an address.
+let key = recall(KEY, null, "sessionStorage");
+
 export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
+  return key !== null;
 }
 
+// null forgets it.
 export function useKey(value) {
-  sessionStorage.setItem(KEY, value);
+  key = value;
+  remember(KEY, value, "sessionStorage");
 }
 
-export function forgetKey() {
-  sessionStorage.removeItem(KEY);
+// Whether asking again later may help.
+export function isPassing(error) {
+  return error instanceof Unreachable || (error instanceof ApiError && error.isBusy);
 }
 
 async function call(path, { headers = {}, ...options } = {}) {
-  const key = sessionStorage.getItem(KEY);
   const sent = key === null ? headers : { ...headers, Authorization: `Bearer ${key}` };
   let response;
   try {
@@ -89,13 +95,13 @@ export async function readMetrics() {
 
 // Accepted at once and drawn whether or not this page stays: a reload must not end it. `idempotencyKey` makes sending
 // it twice harmless where the answer to the first was lost.
-export async function submit(body, idempotencyKey, signal) {
+export async function submit(body, idempotencyKey) {
   const headers = {
     "Content-Type": "application/json",
     Prefer: "respond-async",
     "Idempotency-Key": idempotencyKey,
   };
-  return read(await call("/v1/generate", { method: "POST", headers, body: JSON.stringify(body), signal }), "json");
+  return read(await call("/v1/generate", { method: "POST", headers, body: JSON.stringify(body) }), "json");
 }
 
 export async function getJob(id, signal) {

@@ -3,7 +3,7 @@
 // A browser opens six connections to one address. A tab therefore streams two jobs at most and polls the others, so
 // that several tabs, and the requests beside the streams, still get through.
 
-import { ApiError, Unreachable, getJob, openEvents } from "./api.js";
+import { ApiError, Unreachable, getJob, isPassing, openEvents } from "./api.js";
 import { parseEvents } from "./events.js";
 
 const MAX_STREAMS = 2;
@@ -35,8 +35,7 @@ export async function* follow(id, signal) {
         yield { type: "lost", data: error };
         return;
       }
-      const isPassing = error instanceof Unreachable || (error instanceof ApiError && error.isBusy);
-      if (!isPassing) throw error;
+      if (!isPassing(error)) throw error;
       numFailures += 1;
       if (numFailures === 1) yield { type: "gone", data: error };
       await pause(Math.min(250 * 2 ** numFailures, MAX_PAUSE_MS), signal);
@@ -102,7 +101,7 @@ async function poll(id, signal) {
 }
 
 // Ends early when the browser finds its network again, and at once when nobody wants the job any more.
-function pause(milliseconds, signal) {
+export function pause(milliseconds, signal) {
   return new Promise((resolve) => {
     const end = () => {
       clearTimeout(timer);

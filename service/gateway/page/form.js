@@ -1,5 +1,6 @@
 // The desk: what is asked for. Reads the fields, checks them as the model's limits say, and remembers them.
 
+import { recall, remember } from "./memory.js";
 import { MAX_SEED, randomSeed } from "./recipe.js";
 import { nearest, pieces, replaceWord, unknownWords } from "./words.js";
 import { create } from "./figure.js";
@@ -11,14 +12,13 @@ const $ = (id) => document.getElementById(id);
 
 export class Form {
   #models = [];
+  #kept = recall(REMEMBERED, {});
   #onDraw;
 
   // `onDraw(recipe, n)` is called with what was asked for.
   constructor(onDraw) {
     this.#onDraw = onDraw;
-    const kept = JSON.parse(localStorage.getItem(REMEMBERED) ?? "{}");
-    for (const [name, value] of Object.entries(kept)) if ($(name)) $(name).value = value;
-    this.#kept = kept;
+    for (const [name, value] of Object.entries(this.#kept)) if ($(name)) $(name).value = value;
     $("form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.draw();
@@ -29,8 +29,6 @@ export class Form {
       this.#onInput($("seed"));
     });
   }
-
-  #kept;
 
   // What can be asked for, the default model first. Called again whenever the server is asked; mostly nothing is new.
   setModels(models) {
@@ -178,7 +176,7 @@ export class Form {
   #remember() {
     const ids = ["prompt", "model", "size", "n", "steps", "guidance", "seed", "negative"];
     this.#kept = Object.fromEntries(ids.map((id) => [id, $(id).value]));
-    localStorage.setItem(REMEMBERED, JSON.stringify(this.#kept));
+    remember(REMEMBERED, this.#kept);
   }
 }
 

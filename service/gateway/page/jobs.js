@@ -3,12 +3,14 @@
 // A job is remembered under an idempotency key before it is sent, so that neither a lost answer nor a reload in the
 // middle can draw it twice or lose it.
 
-import { ApiError, Unreachable, cancelJob, getPicture, submit } from "./api.js";
-import { follow } from "./follow.js";
+import { ApiError, Unreachable, cancelJob, getPicture, isPassing, submit } from "./api.js";
+import { follow, pause } from "./follow.js";
+import { recall, remember } from "./memory.js";
 import { recipeOf } from "./recipe.js";
 
 const REMEMBERED = "emmdit.jobs";
 const MAX_PAUSE_S = 30;
+const FETCH_AGAIN_MS = 1000;
 
 class GivenUp extends Error {}
 
@@ -18,15 +20,18 @@ export class Jobs {
   #announce;
   #askKey;
   #onRefused;
+  #onChange;
   #jobs = []; // oldest first
 
-  // `askKey(message)` resolves to whether a key was given; `onRefused(error)` shows what is wrong with a request.
-  constructor({ gallery, notices, announce, askKey, onRefused }) {
+  // `askKey(message)` resolves to whether a key was given; `onRefused(error)` shows what is wrong with a request;
+  // `onChange` is called when a job has been accepted, refused for now, or has ended.
+  constructor({ gallery, notices, announce, askKey, onRefused, onChange }) {
     this.#gallery = gallery;
     this.#notices = notices;
     this.#announce = announce;
     this.#askKey = askKey;
     this.#onRefused = onRefused;
+    this.#onChange = onChange;
   }
 
   draw(recipe, n) {
@@ -34,7 +39,7 @@ export class Jobs {
   }
 
   resume() {
-    for (const note of JSON.parse(localStorage.getItem(REMEMBERED) ?? "[]")) this.#start(note);
+    for (const note of Object.values(recall(REMEMBERED, {}))) this.#start(note);
   }
 
   cancelNewest() {
@@ -58,11 +63,12 @@ export class Jobs {
       steps: recipes.map(() => 0), // of each picture, as its previews tell
       abort: new AbortController(),
       isCancelling: false,
+      giveUp: null, // while it waits to be sent again: ends that
       hasSaidHalf: false,
     };
     for (const figure of job.figures) figure.onCancel(cancelLabel(note.n), () => this.#cancel(job));
     this.#jobs.push(job);
-    this.#remember();
+    keep(note);
     this.#run(job);
   }
 
@@ -75,7 +81,8 @@ export class Jobs {
         this.#run(job);
         return;
       }
-      if (!job.abort.signal.aborted) this.#fail(job, error);
+      if (error instanceof GivenUp) this.#announce("Cancelled.");
+      else if (!job.abort.signal.aborted) this.#fail(job, error);
     }
     this.#end(job);
   }
@@ -84,16 +91,19 @@ export class Jobs {
     const body = { ...job.note.recipe, n: job.note.n, previews: true };
     for (let attempt = 1; job.note.id === null; attempt += 1) {
       try {
-        job.note.id = (await submit(body, job.note.key, job.abort.signal)).id;
+        job.note.id = (await submit(body, job.note.key)).id;
       } catch (error) {
-        const isPassing = error instanceof Unreachable || (error instanceof ApiError && error.isBusy);
-        if (!isPassing) throw error;
+        if (job.isCancelling) throw new GivenUp();
+        if (!isPassing(error)) throw error;
+        this.#onChange();
         const pauseS = error.retryAfterS ?? Math.min(2 ** attempt, MAX_PAUSE_S);
         await this.#waitForPlace(job, error, pauseS);
       }
     }
-    this.#remember();
-    this.#announce(`Accepted: ${job.note.recipe.prompt}.`);
+    keep(job.note);
+    this.#onChange();
+    if (job.isCancelling) this.#sendCancel(job);
+    else this.#announce(`Accepted: ${job.note.recipe.prompt}.`);
   }
 
   // Counts down to the next attempt, which can be had at once or not at all.
@@ -105,16 +115,16 @@ export class Jobs {
       const end = (settle) => {
         clearInterval(timer);
         removeEventListener("online", again);
-        job.abort.signal.removeEventListener("abort", giveUp);
+        job.giveUp = null;
         this.#notices.hide(job.note.key);
         settle();
       };
       const again = () => end(resolve);
-      const giveUp = () => end(() => reject(new GivenUp()));
+      job.giveUp = () => end(() => reject(new GivenUp()));
       const countdown = this.#notices.show(job.note.key, isBusy ? "The server is busy." : "The server does not answer.", {
         tone: isBusy ? "busy" : "bad",
         detail: isBusy ? error.message : "What you asked for is kept, and sent as soon as it does.",
-        actions: [["Try now", again], ["Give up", () => job.abort.abort()]],
+        actions: [["Try now", again], ["Give up", job.giveUp]],
       });
       const tick = () => {
         const leftS = Math.ceil((until - Date.now()) / 1000);
@@ -123,7 +133,6 @@ export class Jobs {
       };
       const timer = setInterval(tick, 250);
       addEventListener("online", again);
-      job.abort.signal.addEventListener("abort", giveUp);
       tick();
     });
   }
@@ -131,7 +140,7 @@ export class Jobs {
   async #on(job, { type, data }) {
     if (type === "job") this.#onJob(job, data);
     else if (type === "preview") this.#onPreview(job, data);
-    else if (type === "image") await this.#keep(job, data.index, data.seed, await blobOf(data));
+    else if (type === "image") await this.#keep(job, data.index, data.seed, data.b64_json ? decoded(data) : await this.#fetch(job, data.url));
     else if (type === "done") await this.#onDone(job, data);
     else if (type === "error") this.#onError(job, data);
     else if (type === "gone") for (const figure of unfinished(job)) figure.showWaiting("waiting for the server");
@@ -165,7 +174,8 @@ export class Jobs {
     if (figure.isFinished || job.isCancelling) return;
     job.steps[index] = Math.max(job.steps[index], step);
     figure.showPreview(`data:${type};base64,${data}`, width);
-    figure.showProgress(step / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${step} of ${numSteps} `).trim());
+    const done = job.steps[index];
+    figure.showProgress(done / numSteps, figure.says.textContent.replace(/^[^·]*/, `step ${done} of ${numSteps} `).trim());
   }
 
   async #keep(job, index, seed, blob) {
@@ -182,10 +192,22 @@ export class Jobs {
     await this.#gallery.finish(figure, made);
   }
 
+  // A picture that is done waits for the server as a job does.
+  async #fetch(job, url) {
+    for (;;) {
+      try {
+        return await getPicture(url);
+      } catch (error) {
+        if (!isPassing(error) || job.abort.signal.aborted) throw error;
+        await pause(FETCH_AGAIN_MS, job.abort.signal);
+      }
+    }
+  }
+
   // Pictures that this page has not seen come by themselves: it was reloaded, or polls.
   async #onDone(job, body) {
     for (const { index, url, seed } of body.images) {
-      if (!job.figures[index].isFinished) await this.#keep(job, index, seed, await getPicture(url));
+      if (!job.figures[index].isFinished) await this.#keep(job, index, seed, await this.#fetch(job, url));
     }
     for (const figure of job.figures) await this.#gallery.note(figure, body.timings.inference_s);
     this.#announce(job.note.n > 1 ? `${job.note.n} pictures are ready.` : `Ready: ${job.note.recipe.prompt}.`);
@@ -215,18 +237,15 @@ export class Jobs {
   #end(job) {
     for (const figure of unfinished(job)) this.#gallery.drop(figure);
     this.#jobs = this.#jobs.filter((one) => one !== job);
-    this.#remember();
+    forget(job.note);
+    this.#onChange();
   }
 
   #cancel(job) {
     job.isCancelling = true;
     for (const figure of unfinished(job)) figure.showWaiting("cancelling");
-    if (job.note.id === null) {
-      job.abort.abort(); // it may have been accepted all the same; then its key is all that knows of it
-      this.#announce("Cancelled.");
-    } else {
-      this.#sendCancel(job);
-    }
+    if (job.note.id !== null) this.#sendCancel(job);
+    else job.giveUp?.(); // else it is on its way, and is cancelled when the server has said its id
   }
 
   async #sendCancel(job) {
@@ -236,10 +255,16 @@ export class Jobs {
       if (!(error instanceof Unreachable)) job.abort.abort(); // else it is said again when the server is back
     }
   }
+}
 
-  #remember() {
-    localStorage.setItem(REMEMBERED, JSON.stringify(this.#jobs.map((job) => job.note)));
-  }
+// Another tab may have jobs of its own under way: each adds and takes away what is its own.
+function keep(note) {
+  remember(REMEMBERED, { ...recall(REMEMBERED, {}), [note.key]: note });
+}
+
+function forget(note) {
+  const { [note.key]: _, ...others } = recall(REMEMBERED, {});
+  remember(REMEMBERED, others);
 }
 
 function unfinished(job) {
@@ -258,8 +283,7 @@ function remaining(seconds) {
   return seconds === null ? "" : ` · about ${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s left`;
 }
 
-async function blobOf({ url, content_type: type, b64_json: data }) {
-  if (!data) return getPicture(url);
+function decoded({ content_type: type, b64_json: data }) {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
   return new Blob([bytes], { type });
 }

@@ -1,6 +1,6 @@
 // Ties the page together: the desk, the wall, the jobs under way, the server's state, and the keys.
 
-import { forgetKey, hasKey, useKey } from "./api.js";
+import { hasKey, useKey } from "./api.js";
 import { Form } from "./form.js";
 import { Gallery } from "./gallery.js";
 import { Jobs } from "./jobs.js";
@@ -21,11 +21,11 @@ function announce(text) {
 // Whoever asks while the question stands gets the same answer.
 let asking = null;
 
-function askKey(message) {
+function askKey(message, notices, look) {
   asking ??= new Promise((resolve) => {
     const dialog = $("key");
     $("key-says").textContent = hasKey() ? `The key was not accepted. ${message}` : message;
-    forgetKey();
+    useKey(null);
     $("key-value").value = "";
     dialog.returnValue = "";
     dialog.showModal();
@@ -35,6 +35,9 @@ function askKey(message) {
         const value = $("key-value").value.trim();
         const isGiven = dialog.returnValue === "use" && value !== "";
         if (isGiven) useKey(value);
+        const later = { detail: message, actions: [["Give a key", look]] };
+        if (isGiven) notices.hide("key");
+        else notices.show("key", "This server draws for those who have a key.", later);
         $("key-value").value = "";
         asking = null;
         resolve(isGiven);
@@ -75,8 +78,16 @@ async function start() {
       edit: ({ recipe }) => form.fill(recipe),
     },
   });
-  const jobs = new Jobs({ gallery, notices, announce, askKey, onRefused: (error) => form.showRefusal(error) });
-  const status = new Status({ onModels: (models) => form.setModels(models), askKey, chosen: () => form.model?.id });
+  const ask = (message) => askKey(message, notices, () => status.look());
+  const jobs = new Jobs({
+    gallery,
+    notices,
+    announce,
+    askKey: ask,
+    onRefused: (error) => form.showRefusal(error),
+    onChange: () => status.soon(),
+  });
+  const status = new Status({ onModels: (models) => form.setModels(models), askKey: ask, chosen: () => form.model?.id });
 
   connectKeys(form, jobs, gallery);
   await gallery.load();

