@@ -15,17 +15,30 @@ from starlette.exceptions import HTTPException
 from model.config import ModelCard
 from service.blobs import BlobStore
 from service.errors import EmmditError
-from service.gateway import events, generate, health, job_list, jobs, models, openai_images, pictures, webpage
+from service.gateway import (
+    events,
+    generate,
+    health,
+    job_list,
+    jobs,
+    models,
+    openai_images,
+    pictures,
+    reference,
+    webpage,
+)
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
 from service.gateway.context import Gateway, ServedModel
 from service.gateway.envelope import Envelope
+from service.gateway.openapi.document import Document
+from service.gateway.reference import Reference
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.responses import error_response
 from service.gateway.validation import Validator
 from service.gateway.waiters import REREAD_PERIOD_S, Waiters
 from service.gateway.workers import LOOK_PERIOD_S, WorkerWatch
-from service.metrics import Metrics, software_version
+from service.metrics import Metrics
 from service.queues import Queues
 from service.settings import Settings
 
@@ -38,6 +51,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     pictures.router,
     models.router,
     health.router,
+    reference.router,
     webpage.router,
 )
 REAP_PERIOD_S = 1.0
@@ -76,13 +90,9 @@ def create_app(
             await asyncio.gather(*loops, return_exceptions=True)
 
     app = FastAPI(
-        title="emmdit",
-        version=software_version(),
-        description="Image generation with E-MMDiT: prompts in, PNGs out.",
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url=None,  # its page loads scripts from another host, which the Content-Security-Policy forbids
-        redoc_url=None,
+        openapi_url=None,  # the framework knows neither the models' limits nor what our errors look like: openapi/
         telemetry={"tracing": False, "metrics": False, "logs": False},  # unused, and asked for at every request
         exception_handlers={
             EmmditError: _on_our_error,
@@ -91,6 +101,7 @@ def create_app(
         },
     )
     app.state.gateway = gateway
+    app.state.reference = Reference(Document(gateway.validator))
     app.add_middleware(Envelope, metrics=metrics)
     for router in ROUTERS:
         app.include_router(router)

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from service.errors import EmmditError, ServerOverloaded
+from service.errors import EmmditError, JobNotFound, ServerOverloaded
 from service.gateway import sse
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
@@ -27,26 +27,19 @@ from service.gateway.query import read_flags, read_index
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.rendering import error_of, image_path
 from service.gateway.responses import error_detail
-from service.gateway.schemas import ErrorBody
 from service.gateway.streaming import StreamedResponse
 from service.jobs import Job, JobState, JobStatus, WatchLevel
 
-router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
+router = APIRouter()
 
 END_ID = "end"  # the last event's: who comes back after it is told that there is nothing more
 BOUNDARY = "emmdit-frame"
-_EVENT_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+_EVENT_ID = "[0-9]{1,20}-[0-9]{1,20}"
+LAST_EVENT_PATTERN = f"{_EVENT_ID}|{END_ID}"
 Owner = Annotated[str, Depends(owner_of)]
 
 
-@router.get(
-    "/v1/jobs/{job_id}/events",
-    response_class=Response,
-    responses={
-        200: {"content": {sse.MEDIA_TYPE: {}}, "description": "Events, until the job has ended."},
-        204: {"description": "Last-Event-ID is the job's last event: there is nothing more."},
-    },
-)
+@router.get("/v1/jobs/{job_id}/events")
 async def get_events(request: Request, job_id: str, owner: Owner) -> Response:
     """The job as server-sent events: state and steps, previews, pictures, its end.
 
@@ -60,7 +53,7 @@ async def get_events(request: Request, job_id: str, owner: Owner) -> Response:
     if after == END_ID:
         await gateway.queues.status(job_id, owner)
         return Response(status_code=204)
-    if after and not _EVENT_ID.fullmatch(after):
+    if after and not re.fullmatch(_EVENT_ID, after):
         message = f"Last-Event-ID: {shorten(after)} is not allowed; allowed: the id of an event of this job"
         raise RequestRefused(400, "invalid_value", message, param="Last-Event-ID")
     status = await gateway.queues.status(job_id, owner)  # what is wrong is still an error of its own here
@@ -69,11 +62,7 @@ async def get_events(request: Request, job_id: str, owner: Owner) -> Response:
     return event_stream_response(events, job_id)
 
 
-@router.get(
-    "/v1/jobs/{job_id}/live",
-    response_class=Response,
-    responses={200: {"content": {"multipart/x-mixed-replace": {}}, "description": "Frames, the last the picture."}},
-)
+@router.get("/v1/jobs/{job_id}/live")
 async def get_live(request: Request, job_id: str, owner: Owner) -> Response:
     """A picture that forms before one's eyes in a plain <img>: previews at full size, then the picture itself.
 
@@ -84,8 +73,7 @@ async def get_live(request: Request, job_id: str, owner: Owner) -> Response:
     index = read_index(request)
     status = await gateway.queues.status(job_id, owner)
     if index >= status.job.num_images:
-        message = f"index: {index} is not allowed; allowed: 0 to {status.job.num_images - 1}"
-        raise RequestRefused(400, "invalid_value", message, param="index")
+        raise JobNotFound(f"job {job_id} has no picture {index}; allowed: 0 to {status.job.num_images - 1}")
     return StreamedResponse(
         _frames(gateway, status, index), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}"
     )

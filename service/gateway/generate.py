@@ -31,40 +31,13 @@ from service.gateway.formats import Encoding
 from service.gateway.jobs import describe, poll_headers
 from service.gateway.multipart import multipart_response
 from service.gateway.rendering import Finished, done_of, load, render
-from service.gateway.schemas import ErrorBody, GenerateRequest, GenerateResponse, JobBody
 from service.gateway.validation import encoding_of
 from service.jobs import WatchLevel
 
 router = APIRouter()
 
-_OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
-    }
-}
 
-
-@router.post(
-    "/v1/generate",
-    openapi_extra=_OPENAPI,
-    responses={
-        200: {
-            "model": GenerateResponse,
-            "content": {
-                MediaType.PNG: {},
-                MediaType.JPEG: {},
-                MediaType.WEBP: {},
-                MediaType.MULTIPART: {},
-                MediaType.EVENTS: {},
-            },
-            "description": "The pictures, in the form that Accept names.",
-        },
-        202: {"model": JobBody, "description": "Accepted, to be fetched later (Prefer: respond-async)."},
-        "4XX": {"model": ErrorBody},
-        "5XX": {"model": ErrorBody},
-    },
-)
+@router.post("/v1/generate")
 async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -> Response:
     """Draw pictures: a picture, JSON or multipart, by Accept; `Prefer: respond-async` answers at once with a job."""
     began_at = time.monotonic()

@@ -24,7 +24,7 @@ from service.queue_types import IdempotencyKey
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 MAX_KEY_CHARS = 255
-_KEY = re.compile(rf"[!-~]{{1,{MAX_KEY_CHARS}}}")
+KEY_PATTERN = f"[!-~]{{1,{MAX_KEY_CHARS}}}"
 
 
 def key_of(request: Request, owner: str, asked: BaseModel) -> IdempotencyKey | None:
@@ -35,7 +35,7 @@ def key_of(request: Request, owner: str, asked: BaseModel) -> IdempotencyKey | N
     given = request.headers.getlist(HEADER)
     if not given:
         return None
-    if len(given) > 1 or not _KEY.fullmatch(given[0]):
+    if len(given) > 1 or not re.fullmatch(KEY_PATTERN, given[0]):
         shown = f"given {len(given)} times" if len(given) > 1 else shorten(given[0])
         message = f"{HEADER}: {shown} is not allowed; allowed: once, 1 to {MAX_KEY_CHARS} visible ASCII characters"
         raise RequestRefused(400, "invalid_value", message, param=HEADER)

@@ -17,18 +17,18 @@ from service.gateway.context import Gateway, gateway_of
 from service.gateway.refusals import shorten
 from service.gateway.rendering import error_of, job_body
 from service.gateway.responses import error_detail
-from service.gateway.schemas import ErrorBody, JobBody
+from service.gateway.schemas import JobBody
 from service.jobs import JobState, JobStatus
 from service.queue_types import QueueStats
 
-router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
+router = APIRouter()
 
 MAX_POLL_S = 10
-_JOB_ID = re.compile(r"[0-9a-f]{32}")
+JOB_ID_PATTERN = "[0-9a-f]{32}"
 Owner = Annotated[str, Depends(owner_of)]
 
 
-@router.get("/v1/jobs/{job_id}", response_model=JobBody)
+@router.get("/v1/jobs/{job_id}")
 async def get_job(request: Request, job_id: str, owner: Owner) -> Response:
     """State, place in the queue, step k of N, estimated seconds left, and where the pictures are."""
     gateway = gateway_of(request)
@@ -36,7 +36,7 @@ async def get_job(request: Request, job_id: str, owner: Owner) -> Response:
     return await _job_response(gateway, await gateway.queues.status(job_id, owner))
 
 
-@router.delete("/v1/jobs/{job_id}", response_model=JobBody, responses={202: {"model": JobBody}})
+@router.delete("/v1/jobs/{job_id}")
 async def cancel_job(request: Request, job_id: str, owner: Owner) -> Response:
     """Cancel: at once while queued, at the next step while running (202 until then). Nothing changes after the end."""
     gateway = gateway_of(request)
@@ -84,5 +84,5 @@ async def _job_response(gateway: Gateway, status: JobStatus, *, status_code: int
 
 def check_id(job_id: str) -> None:
     """Raises JobNotFound for what cannot be an id: it never gets near a key."""
-    if not _JOB_ID.fullmatch(job_id):
+    if not re.fullmatch(JOB_ID_PATTERN, job_id):
         raise JobNotFound(f"no job {shorten(job_id, 40)}: an id is 32 hexadecimal digits")

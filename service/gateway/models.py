@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from service.errors import UnknownModel
 from service.gateway.context import Gateway, ServedModel, gateway_of
 from service.gateway.refusals import shorten
-from service.gateway.schemas import ErrorBody, ModelBody, ModelList, PartBody, WorkerBody
+from service.gateway.schemas import ModelBody, ModelList, PartBody, WorkerBody
 
 router = APIRouter()
 
@@ -19,7 +19,7 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(data=[_body(gateway, model) for model in gateway.models.values()])
 
 
-@router.get("/v1/models/{model}", responses={"4XX": {"model": ErrorBody}})
+@router.get("/v1/models/{model}")
 async def get_model(request: Request, model: str) -> ModelBody:
     """One of the served models, as the list has it."""
     gateway = gateway_of(request)

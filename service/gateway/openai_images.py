@@ -25,7 +25,7 @@ from service.gateway.admission import (
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
 from service.gateway.openai_request import ImagesOrder, read_order
-from service.gateway.openai_schemas import ImageData, ImagesRequest, ImagesResponse
+from service.gateway.openai_schemas import ImageData, ImagesResponse
 from service.gateway.openai_stream import image_events
 from service.gateway.rendering import (
     clean_headers,
@@ -36,34 +36,14 @@ from service.gateway.rendering import (
     recipe_headers,
     size_of,
 )
-from service.gateway.schemas import ErrorBody
 from service.gateway.signing import signed_url
 from service.gateway.streaming import StreamedResponse
 from service.jobs import Done, Job, WatchLevel
 
 router = APIRouter()
 
-_OPENAPI = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ImagesRequest.model_json_schema()}},
-    }
-}
 
-
-@router.post(
-    "/v1/images/generations",
-    openapi_extra=_OPENAPI,
-    responses={
-        200: {
-            "model": ImagesResponse,
-            "content": {sse.MEDIA_TYPE: {}},
-            "description": "The pictures or links to them; with `stream` events.",
-        },
-        "4XX": {"model": ErrorBody},
-        "5XX": {"model": ErrorBody},
-    },
-)
+@router.post("/v1/images/generations")
 async def create_images(request: Request, owner: Annotated[str, Depends(owner_of)]) -> Response:
     """Draw pictures, in OpenAI's words. `stream` alone decides the answer's form: Accept and Prefer are not read."""
     began_at_s = time.monotonic()

@@ -9,6 +9,7 @@ from typing import Any
 from model.config import ModelCard
 from service.errors import InvalidValue
 from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
+from service.gateway.limits import Rule, anything, choice, flag, nothing
 from service.gateway.openai_schemas import ImagesRequest, QualityName
 from service.gateway.schemas import GenerateRequest
 from service.gateway.validation import COMPRESSION_SENTENCE, MAX_PARTIAL_IMAGES, Validator, encoding_of, parse_fields
@@ -21,19 +22,19 @@ _QUALITY_OF: Mapping[str, QualityName] = {
     "standard": "medium",
     "hd": "high",
 }
-_SENTENCES = {
-    "quality": "low, medium, high, xhigh, max, auto, standard, hd",
-    "response_format": "b64_json, url",
-    "background": "opaque, auto: no model here draws transparency",
-    "stream": "true, false",
-    "user": "text",
-    "safety_identifier": "text",
-    "moderation": "low, auto",
-    "style": "vivid, natural",
-    "complexity": "auto, or leave it out: pictures are not planned here",
-    "frame_count": "leave it out: there are no animations here",
-    "frame_duration_ms": "leave it out: there are no animations here",
-    "svg": "leave it out: there are no vector graphics here",
+_RULES: Mapping[str, Rule] = {
+    "quality": choice(_QUALITY_OF).or_else("auto"),
+    "response_format": choice(["b64_json", "url"]).or_else("b64_json"),
+    "background": choice(["opaque", "auto"], ": no model here draws transparency").or_else("auto"),
+    "stream": flag().or_else(False),
+    "user": anything(),
+    "safety_identifier": anything(),
+    "moderation": choice(["low", "auto"]),
+    "style": choice(["vivid", "natural"]),
+    "complexity": choice(["auto"], ", or leave it out: pictures are not planned here"),
+    "frame_count": nothing("there are no animations here"),
+    "frame_duration_ms": nothing("there are no animations here"),
+    "svg": nothing("there are no vector graphics here"),
 }
 
 
@@ -49,21 +50,27 @@ class ImagesOrder:
     is_streamed: bool
 
 
+def order_rule(field: str, validator: Validator, card: ModelCard) -> Rule:
+    """What a field of OpenAI's may be where the model of `card` is to draw, and what it is if not given."""
+    if field == "size":
+        return choice(["auto", *card.sizes]).or_else("auto")
+    if field == "num_inference_steps":
+        return validator.rule(field, card).or_else(None)  # quality says it
+    if field == "output_compression":
+        return validator.rule(field, card).or_else(MAX_QUALITY)
+    return _RULES.get(field) or validator.rule(field, card)
+
+
 def read_order(fields: Mapping[str, Any], validator: Validator) -> ImagesOrder:
     """The order in a body. Raises InvalidValue or RequestRefused (400), which name field, value and what is allowed.
 
     Values that native requests have as well are left for `Validator.to_job` to check.
     """
     card = validator.card_named(fields)
-
-    def allowed(name: str) -> str:
-        if name == "size":
-            return f"auto, {validator.allowed(name, card)}"
-        return _SENTENCES.get(name) or validator.allowed(name, card)
-
-    body = parse_fields(ImagesRequest, fields, allowed)
-    if body.size not in (None, "auto", *card.sizes) and validator.model_named(fields) != "unknown":
-        raise InvalidValue("size", body.size, f"allowed: {allowed('size')}")
+    body = parse_fields(ImagesRequest, fields, lambda name: order_rule(name, validator, card).sentence)
+    sizes = order_rule("size", validator, card)
+    if body.size is not None and not sizes.allows(body.size) and validator.model_named(fields) != "unknown":
+        raise InvalidValue("size", body.size, f"allowed: {sizes.sentence}")
     _check_stream(body)
     quality = _QUALITY_OF[body.quality or "auto"]
     native = {

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.gateway.schemas import FormatName
+from service.gateway.schemas import FormatName, WholeNumber
 
 QualityName = Literal["low", "medium", "high", "xhigh", "max"]
 RequestedQuality = QualityName | Literal["auto", "standard", "hd"]
@@ -21,9 +21,11 @@ class ImagesRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
-    prompt: str = Field(description="What to draw.", examples=["a photo of a red apple"])
+    prompt: str = Field(
+        description="What to draw. Of control characters only tab and line breaks; something in it has to be visible."
+    )
     model: str | None = Field(None, description="Name of a model of GET /v1/models.")
-    n: int | None = Field(None, description="Pictures; the i-th is drawn with seed + i.")
+    n: WholeNumber | None = Field(None, description="Pictures; the i-th is drawn with seed + i.")
     size: str | None = Field(None, description="WIDTHxHEIGHT, one of the model's sizes, or auto: its first.")
     quality: RequestedQuality | None = Field(
         None, description="How many steps: medium, auto and standard are the model's own number, hd is high."
@@ -32,13 +34,13 @@ class ImagesRequest(BaseModel):
         None, description="The picture itself, or a signed link to it that expires."
     )
     output_format: FormatName | None = Field(None, description="How the pictures are written. PNG loses nothing.")
-    output_compression: int | None = Field(None, description="Quality of a jpeg or webp, 100 if not given.")
+    output_compression: WholeNumber | None = Field(None, description="Quality of a jpeg or webp, 100 if not given.")
     background: Literal["opaque", "auto"] | None = Field(None, description="Pictures are opaque.")
     stream: bool | None = Field(None, description="Server-sent events instead of one answer at the end.")
-    partial_images: int | None = Field(None, description="Pictures shown half drawn, with stream.")
+    partial_images: WholeNumber | None = Field(None, description="Pictures shown half drawn, with stream.")
 
-    seed: int | None = Field(None, description="The same seed draws the same picture. Not given: a random one.")
-    num_inference_steps: int | None = Field(None, description="Denoising steps, where quality does not say it.")
+    seed: WholeNumber | None = Field(None, description="The same seed draws the same picture. Not given: a random one.")
+    num_inference_steps: WholeNumber | None = Field(None, description="Denoising steps, where quality does not say it.")
     guidance_scale: float | None = Field(None, description="How closely to follow the prompt; 1 or less: no guidance.")
     negative_prompt: str | None = Field(None, description="What to keep out. Has no effect without guidance.")
 

@@ -15,38 +15,16 @@ from service.gateway.jobs import check_id
 from service.gateway.query import read_query
 from service.gateway.refusals import RequestRefused
 from service.gateway.rendering import image_of, image_path, load, render_picture
-from service.gateway.schemas import ErrorBody
 from service.gateway.signing import SIGNED_FIELDS, check_signature
 from service.jobs import Job
 
-router = APIRouter(responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
+router = APIRouter()
 
 QUERY = (*SIGNED_FIELDS, "signature")
 COMPRESSION_SENTENCE = f"an integer from 0 to {MAX_QUALITY}, with format jpeg or webp"
 
 
-def _query_parameter(name: str, description: str, **schema: object) -> dict[str, object]:
-    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
-
-
-_OPENAPI = {
-    "parameters": [
-        _query_parameter("format", "Not given: the job's `output_format`.", type="string", enum=[*PictureFormat]),
-        _query_parameter("compression", "Quality of a jpeg or webp.", type="integer", minimum=0, maximum=MAX_QUALITY),
-        _query_parameter("expires", "Of a signed link: until when it works.", type="string"),
-        _query_parameter("signature", "Of a signed link.", type="string"),
-    ]
-}
-
-
-@router.get(
-    "/v1/jobs/{job_id}/images/{index}",
-    response_class=Response,
-    openapi_extra=_OPENAPI,
-    responses={
-        200: {"content": {kind.media_type: {} for kind in PictureFormat}, "description": "The picture."},
-    },
-)
+@router.get("/v1/jobs/{job_id}/images/{index}")
 async def get_image(request: Request, job_id: str, index: str) -> Response:
     """One picture of a job that is done. A signed link needs nothing else; without one the caller owns the job."""
     gateway = gateway_of(request)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fastapi import Request
 
 from service.gateway.refusals import RequestRefused, shorten
 
-MAX_INDEX_CHARS = 3
+INDEX_PATTERN = "[0-9]{1,3}"
 
 
 def read_query(request: Request, known: Sequence[str]) -> dict[str, str]:
@@ -39,7 +40,7 @@ def read_flags(request: Request, *names: str) -> dict[str, bool]:
 def read_index(request: Request) -> int:
     """Which picture of a job, 0 where it is not said. Raises RequestRefused (400)."""
     text = read_query(request, ("index",)).get("index", "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= MAX_INDEX_CHARS):
+    if not re.fullmatch(INDEX_PATTERN, text):
         message = f"index: {shorten(text)} is not allowed; allowed: a picture's number, from 0"
         raise RequestRefused(400, "invalid_value", message, param="index")
     return int(text)

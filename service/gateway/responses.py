@@ -23,6 +23,7 @@ DEFAULT_RETRY_AFTER_S = 5.0
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+RATE_LIMIT = "rate_limit_error"
 
 # exception -> (status, type). The first class in the exception's own line of ancestors counts.
 STATUS_OF: Mapping[type[errors.EmmditError], tuple[int, str]] = {
@@ -32,7 +33,7 @@ STATUS_OF: Mapping[type[errors.EmmditError], tuple[int, str]] = {
     errors.JobNotReady: (409, INVALID),
     errors.JobWasCancelled: (409, INVALID),
     errors.IdempotencyKeyReused: (422, INVALID),
-    errors.QueueFull: (429, "rate_limit_error"),
+    errors.QueueFull: (429, RATE_LIMIT),
     errors.ServerOverloaded: (503, SERVER),
     errors.NoWorker: (503, SERVER),
     errors.DeadlineExceeded: (504, SERVER),
@@ -40,7 +41,7 @@ STATUS_OF: Mapping[type[errors.EmmditError], tuple[int, str]] = {
     errors.BlobCorrupt: (500, SERVER),
 }
 INTERNAL_MESSAGE = "Something went wrong here. The X-Request-ID header names this request in the service's log."
-TYPE_OF_STATUS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_KIND_OF_STATUS = {401: "authentication_error", 403: "permission_error", 429: RATE_LIMIT}
 
 
 def error_response(error: errors.EmmditError, request_id: str, job_id: str | None = None) -> JSONResponse:
@@ -82,5 +83,10 @@ def retry_headers(retry_after_s: float | None) -> dict[str, str]:
 
 def _status_and_type(error: errors.EmmditError) -> tuple[int, str]:
     if isinstance(error, RequestRefused):
-        return error.status, TYPE_OF_STATUS.get(error.status, INVALID)
+        return error.status, kind_of_status(error.status)
     return next((STATUS_OF[base] for base in type(error).__mro__ if base in STATUS_OF), (500, SERVER))
+
+
+def kind_of_status(status: int) -> str:
+    """The error's `type` in words of OpenAI's API."""
+    return SERVER if status >= 500 else _KIND_OF_STATUS.get(status, INVALID)

@@ -1,15 +1,13 @@
 """From a client's fields to the one recipe that is drawn: defaults filled in, every limit checked, once and here.
 
-Each field has one sentence that says what it may be; a wrong type, a wrong value and the documentation share it.
+Each field has one rule (limits.py): a wrong type, a wrong value and the documentation share it.
 """
 
 from __future__ import annotations
 
-import math
 import secrets
-import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,17 +16,30 @@ from model.config import ModelCard
 from model.params import MAX_SEED, GenerationParams
 from service.errors import InvalidValue, UnknownModel
 from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
+from service.gateway.limits import Rule, choice, fault_in, flag, integer, number, positive_number, prose
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.schemas import GenerateRequest
 from service.jobs import Job, Priority, WatchLevel, new_job_id
 from service.settings import Settings
 
 MAX_PARTIAL_IMAGES = 3
-ALLOWED_CONTROLS = "\t\n\r"  # prompts get pasted in several lines; cleaning turns these into spaces
 
-COMPRESSION_SENTENCE = f"an integer from 0 to {MAX_QUALITY}, with output_format jpeg or webp"
+COMPRESSION_RULE = replace(
+    integer(0, MAX_QUALITY), sentence=f"an integer from 0 to {MAX_QUALITY}, with output_format jpeg or webp"
+)
+COMPRESSION_SENTENCE = COMPRESSION_RULE.sentence
+# The fields for which neither the model nor the operator has a say.
+FIXED_RULES: Mapping[str, Rule] = {
+    "seed": integer(0, MAX_SEED),
+    "priority": choice(["high", "normal", "low"]).or_else("normal"),
+    "previews": flag().or_else(False),
+    "partial_images": integer(0, MAX_PARTIAL_IMAGES).or_else(0),
+    "clean_prompt": flag().or_else(True),
+    "exact_schedule": flag().or_else(False),
+    "output_format": choice(PictureFormat).or_else("png"),
+    "output_compression": COMPRESSION_RULE,
+}
 
-T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -65,108 +76,87 @@ class Validator:
 
         `encoding` is what the request's fields and headers came to; None where the fields alone say it.
         """
-        settings = self.settings
         if request.model is not None and request.model not in self.cards:
             raise UnknownModel(f"model: {shorten(request.model)} is not served here; allowed: {', '.join(self.cards)}")
         card = self.card_named({"model": request.model})
-        self._check_text("prompt", request.prompt, card)
-        if not any(char.isprintable() and not char.isspace() for char in request.prompt):
-            raise InvalidValue(
-                "prompt", request.prompt, f"nothing in it can be seen; allowed: {self.allowed('prompt', card)}"
-            )
-        negative_prompt = _or(request.negative_prompt, "")
-        self._check_text("negative_prompt", negative_prompt, card)
 
-        def check(field: str, value: T, is_allowed: Callable[[T], bool]) -> T:
-            if not is_allowed(value):
-                raise InvalidValue(field, value, f"allowed: {self.allowed(field, card)}")
-            return value
+        def value_of(field: str) -> Any:  # noqa: ANN401  (as the field's rule has it)
+            return self._value_of(field, getattr(request, field), card)
 
-        size = check("size", _or(request.size, card.sizes[0]), lambda value: value in card.sizes)
-        steps = check(
-            "num_inference_steps",
-            _or(request.num_inference_steps, card.default_steps),
-            lambda value: 1 <= value <= card.max_steps,
-        )
-        guidance_scale = check(
-            "guidance_scale",
-            _or(request.guidance_scale, card.default_guidance),
-            lambda value: math.isfinite(value) and 0 <= value <= card.max_guidance,
-        )
-        seed = check(
-            "seed",
-            secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
-            lambda value: 0 <= value <= MAX_SEED,
-        )
-        num_images = check("n", _or(request.n, 1), lambda value: 1 <= value <= settings.max_images)
-        partial_images = check(
-            "partial_images", _or(request.partial_images, 0), lambda value: 0 <= value <= MAX_PARTIAL_IMAGES
-        )
-        timeout_s = check(
-            "timeout_s",
-            _or(request.timeout_s, settings.default_timeout_s),
-            lambda value: math.isfinite(value) and 0 < value <= settings.max_timeout_s,
-        )
-        encoding = encoding or encoding_of(PictureFormat(_or(request.output_format, "png")), request.output_compression)
-        width, height = (int(side) for side in size.split("x"))
+        prompt = value_of("prompt")
+        seed = value_of("seed")
+        partial_images = value_of("partial_images")
+        encoding = encoding or encoding_of(PictureFormat(value_of("output_format")), request.output_compression)
+        width, height = (int(side) for side in value_of("size").split("x"))
         return Job(
             id=new_job_id(),
             model=card.name,
             owner=owner,
             params=GenerationParams(
-                prompt=request.prompt,
+                prompt=prompt,
                 width=width,
                 height=height,
-                num_inference_steps=steps,
-                guidance_scale=float(guidance_scale),
-                seed=seed,
-                negative_prompt=negative_prompt,
-                clean_prompt=_or(request.clean_prompt, True),
-                exact_schedule=_or(request.exact_schedule, False),
+                num_inference_steps=value_of("num_inference_steps"),
+                guidance_scale=float(value_of("guidance_scale")),
+                seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+                negative_prompt=value_of("negative_prompt"),
+                clean_prompt=value_of("clean_prompt"),
+                exact_schedule=value_of("exact_schedule"),
             ),
-            num_images=num_images,
-            priority=Priority[_or(request.priority, "normal").upper()],
-            timeout_s=float(timeout_s),
+            num_images=value_of("n"),
+            priority=Priority[value_of("priority").upper()],
+            timeout_s=float(value_of("timeout_s")),
             inbox=inbox,
             output_format=encoding.format.value,
             output_compression=encoding.quality,
-            watch_level=WatchLevel.PREVIEWS if request.previews or partial_images else WatchLevel.NOTHING,
+            watch_level=WatchLevel.PREVIEWS if value_of("previews") or partial_images else WatchLevel.NOTHING,
             partial_images=partial_images,
         )
 
     def allowed(self, field: str, card: ModelCard) -> str:
         """The sentence that says what `field` may be where the model of `card` is to draw."""
-        settings = self.settings
-        text = "no control characters but tab and line breaks, no half surrogates"
-        sentences = {
-            "prompt": f"text of 1 to {settings.max_prompt_chars} characters, {text}",
-            "negative_prompt": f"text of 0 to {settings.max_prompt_chars} characters, {text}",
-            "model": ", ".join(self.cards),
-            "size": ", ".join(card.sizes),
-            "num_inference_steps": f"an integer from 1 to {card.max_steps}",
-            "guidance_scale": f"a number from 0 to {card.max_guidance:g}",
-            "seed": f"an integer from 0 to {MAX_SEED}",
-            "n": f"an integer from 1 to {settings.max_images}",
-            "priority": "high, normal, low",
-            "timeout_s": f"a number above 0, up to {settings.max_timeout_s:g}",
-            "previews": "true, false",
-            "partial_images": f"an integer from 0 to {MAX_PARTIAL_IMAGES}",
-            "clean_prompt": "true, false",
-            "exact_schedule": "true, false",
-            "output_format": ", ".join(PictureFormat),
-            "output_compression": COMPRESSION_SENTENCE,
-        }
-        return sentences[field]
+        return self.rule(field, card).sentence
 
-    def _check_text(self, field: str, text: str, card: ModelCard) -> None:
-        allowed = f"allowed: {self.allowed(field, card)}"
-        if len(text) > self.settings.max_prompt_chars:
-            raise InvalidValue(field, text, f"it has {len(text)} characters; {allowed}")
-        if text.isprintable():
-            return  # then it has none of those below, and nearly every prompt is
-        for index, char in enumerate(text):
-            if unicodedata.category(char) in ("Cc", "Cs") and char not in ALLOWED_CONTROLS:
-                raise InvalidValue(field, text, f"character {index} is U+{ord(char):04X}; {allowed}")
+    def rule(self, field: str, card: ModelCard) -> Rule:
+        """What `field` may be where the model of `card` is to draw, and what it is if not given."""
+        settings = self.settings
+        match field:
+            case "prompt":
+                return prose(1, settings.max_prompt_chars)
+            case "negative_prompt":
+                return prose(0, settings.max_prompt_chars).or_else("")
+            case "model":
+                return choice(self.cards).or_else(next(iter(self.cards)))
+            case "size":
+                return choice(card.sizes).or_else(card.sizes[0])
+            case "num_inference_steps":
+                return integer(1, card.max_steps).or_else(card.default_steps)
+            case "guidance_scale":
+                return number(card.max_guidance).or_else(card.default_guidance)
+            case "n":
+                return integer(1, settings.max_images).or_else(1)
+            case "timeout_s":
+                return positive_number(settings.max_timeout_s).or_else(settings.default_timeout_s)
+            case _:
+                return FIXED_RULES[field]
+
+    def _value_of(self, field: str, given: object, card: ModelCard) -> Any:  # noqa: ANN401  (as the field's rule has it)
+        """The value that counts. Raises InvalidValue."""
+        rule = self.rule(field, card)
+        if given is None:
+            return rule.default
+        if rule.allows(given):
+            return given
+        reason = _reason(given, rule) if isinstance(given, str) and "pattern" in rule.schema else ""
+        raise InvalidValue(field, given, f"{reason}allowed: {rule.sentence}")
+
+
+def _reason(text: str, rule: Rule) -> str:
+    """What is wrong with text, to be read before what is allowed."""
+    if len(text) > rule.schema["maxLength"]:
+        return f"it has {len(text)} characters; "
+    fault = fault_in(text)
+    return f"{fault or 'nothing in it can be seen'}; "
 
 
 def parse_fields(schema: type[S], fields: Mapping[str, Any], allowed: Callable[[str], str]) -> S:
@@ -194,7 +184,7 @@ def parse_fields(schema: type[S], fields: Mapping[str, Any], allowed: Callable[[
 
 def encoding_of(picture_format: PictureFormat, compression: int | None) -> Encoding:
     """How pictures are sent. Raises InvalidValue where the quality is none, or where a PNG is to have one."""
-    if compression is not None and not 0 <= compression <= MAX_QUALITY:
+    if compression is not None and not COMPRESSION_RULE.allows(compression):
         raise InvalidValue("output_compression", compression, f"allowed: {COMPRESSION_SENTENCE}")
     if compression is not None and picture_format is PictureFormat.PNG:
         reason = f"a png loses nothing and has no quality; allowed: {COMPRESSION_SENTENCE}"
@@ -207,7 +197,3 @@ def warnings_for(params: GenerationParams) -> tuple[str, ...]:
     if params.negative_prompt and not params.is_guided:
         return (f"negative_prompt has no effect at guidance_scale {params.guidance_scale:g}: it needs more than 1",)
     return ()
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value

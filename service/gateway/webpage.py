@@ -30,9 +30,12 @@ FILES: Mapping[str, str] = {
     "memory.js": "text/javascript",
     "notices.js": "text/javascript",
     "recipe.js": "text/javascript",
+    "reference.css": "text/css",
+    "reference.js": "text/javascript",
     "status.js": "text/javascript",
     "store.js": "text/javascript",
     "style.css": "text/css",
+    "theme.css": "text/css",
     "viewer.js": "text/javascript",
     "words.js": "text/javascript",
 }
@@ -50,27 +53,29 @@ class PageFile:
     content: bytes
     content_type: str
     etag: str
+    policy: str = POLICY
+
+    @classmethod
+    def of(cls, content: bytes, kind: str, policy: str = POLICY) -> PageFile:
+        """A text in UTF-8."""
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        return cls(content, f"{kind}; charset=utf-8", etag, policy)
 
 
 def read_files() -> dict[str, PageFile]:
     """Every file of the page by name. A missing one is an error now, not when a browser asks."""
     folder = resources.files(__package__).joinpath("page")
-    found = {}
-    for name, kind in FILES.items():
-        content = folder.joinpath(name).read_bytes()
-        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        found[name] = PageFile(content, f"{kind}; charset=utf-8", etag)
-    return found
+    return {name: PageFile.of(folder.joinpath(name).read_bytes(), kind) for name, kind in FILES.items()}
 
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 _files = read_files()
 
 
 @router.get("/")
 async def index(request: Request) -> Response:
     """The page."""
-    return _answer(request, _files["index.html"])
+    return answer(request, _files["index.html"])
 
 
 @router.get("/page/{name}")
@@ -78,12 +83,12 @@ async def page_file(request: Request, name: str) -> Response:
     """A script, the style sheet or the icon."""
     if name not in _files:
         raise RequestRefused(404, "not_found", f"no file {shorten(name)} of the page; allowed: {', '.join(_files)}")
-    return _answer(request, _files[name])
+    return answer(request, _files[name])
 
 
-def _answer(request: Request, file: PageFile) -> Response:
+def answer(request: Request, file: PageFile) -> Response:
     """The file, or 304 where the browser has it already: it asks each time, so that an update is seen at once."""
-    headers = {"ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+    headers = {"ETag": file.etag, "Cache-Control": "no-cache", "Content-Security-Policy": file.policy}
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if file.etag in known or "*" in known:
         return Response(status_code=304, headers=headers)

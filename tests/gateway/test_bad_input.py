@@ -198,3 +198,11 @@ def test_five_megabytes_in_chunks_are_413_too(untouched):
 def test_an_answer_in_another_form_is_406_and_the_forms_are_named(untouched, accept):
     response = untouched.generate(headers={"Accept": accept})
     assert_refused(response, 406, "not_acceptable", None, [accept, "application/json, image/png, multipart/mixed"])
+
+
+def test_a_whole_number_may_be_written_with_a_point(gateway):
+    """JSON has one kind of number, and so have some of the languages that write it."""
+    response = gateway.client.post("/v1/generate", content=raw(b'"seed": 7.0, "n": 1.0'), headers=CONTENT)
+    assert response.status_code == 200, response.text
+    assert response.json()["data"][0]["seed"] == 7
+    gateway.worker.seen.clear()

@@ -281,7 +281,7 @@ def test_a_live_picture_is_shown_frame_by_frame_and_ends_with_the_png(held):
         ("events?pictures=maybe", {}, 400, "maybe"),
         ("events?pictures=true&pictures=true", {}, 400, "twice"),
         ("events", {"Last-Event-ID": "the third"}, 400, "the third"),
-        ("live?index=7", {}, 400, "7"),
+        ("live?index=7", {}, 404, "7"),
         ("live?index=-1", {}, 400, "-1"),
     ],
 )
