@@ -22,7 +22,7 @@ from model.config import ModelCard
 from model.engine import Engine
 from model.loading import LoadedEngines
 from model.params import GenerationParams
-from service.cli import main
+from service.cli.app import main
 
 
 @dataclass(slots=True, eq=False)

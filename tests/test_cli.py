@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.errors import DuplicateModel
-from service.cli import app
+from service.cli.app import app
 from service.errors import ConfigurationError
 
 

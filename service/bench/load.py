@@ -4,7 +4,7 @@ A client that waited for answers would send less the slower the server is, and s
 omission). Here every request has a task of its own, connections are as many as it takes, and time counts from when a
 request was *due*: what this process itself is late by is part of the latency, and is reported beside it.
 
-Not service/client.py: it would try refused requests again and resume broken ones, which are what is counted here, and
+Not service/client: it would try refused requests again and resume broken ones, which are what is counted here, and
 it would decode every picture, for which requests that are due would have to wait.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import httpx
 
 from service.bench.plan import PlannedRequest
-from service.client_calls import EVENT_STREAM, GENERATE_PATH
-from service.client_errors import error_in
+from service.client.calls import EVENT_STREAM, GENERATE_PATH
+from service.client.errors import error_in
 
 LEAD_S = 0.05  # the first request is due a little after the start, so that it too can be on time
 

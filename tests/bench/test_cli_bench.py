@@ -10,7 +10,7 @@ import uvicorn
 from PIL import Image
 from typer.testing import CliRunner
 
-from service.cli_bench import bench_app
+from service.cli.bench import bench_app
 from tests.bench.fake_server import FakeService
 
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from service import client as clients
 from service import errors
 from service.client import ApiError, AsyncClient, BadAnswer, Client, DoneEvent, ImageEvent, JobEvent, StillUnderWay
-from service.client_errors import ServerUnreachable
+from service.client.clients import DEFAULT_URL
+from service.client.errors import ServerUnreachable
 from tests.client.scripted_server import (
     JOB_ID,
     PNG,
@@ -67,7 +67,7 @@ class Awaited:
 @pytest.fixture(params=["sync", "async"])
 def connect(request, monkeypatch):
     """`with connect(reply, ...) as (client, server)`; pauses take no time but for the patience's own clock."""
-    monkeypatch.setattr("service.client_retries.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("service.client.retries.FIRST_PAUSE_S", 0.01)
 
     @contextmanager
     def connected(*script, **options):
@@ -301,7 +301,7 @@ def test_an_address_that_is_none_is_refused(url):
 
 
 def test_every_code_of_the_service_has_its_class_here():
-    from service.client_errors import error_in
+    from service.client.errors import error_in
 
     for kind in vars(errors).values():
         if isinstance(kind, type) and kind is not errors.EmmditError:
@@ -316,4 +316,4 @@ def test_the_client_needs_nothing_of_the_server():
     code = "import sys, service.client; print({'torch', 'redis', 'fastapi', 'starlette'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"
-    assert clients.DEFAULT_URL.startswith("http://127.0.0.1")
+    assert DEFAULT_URL.startswith("http://127.0.0.1")

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from service.cli import app
-from service.cli_display import JsonLines
-from service.cli_draw import Studio
-from service.cli_orders import plan
+from service.cli.app import app
+from service.cli.display import JsonLines
+from service.cli.draw import Studio
+from service.cli.orders import plan
 from service.client import AsyncClient
 from tests.client.scripted_server import JOB_ID, Reply, ScriptedServer, as_json, event, image, job, refusal, stream
 
@@ -264,7 +264,7 @@ def test_an_address_where_nobody_is_ends_with_3(emmdit):
 
 
 def test_help_and_completion_answer_without_loading_anything_heavy():
-    code = "import sys, service.cli; print({'torch', 'fastapi', 'redis', 'PIL', 'httpx'} & set(sys.modules))"
+    code = "import sys, service.cli.app; print({'torch', 'fastapi', 'redis', 'PIL', 'httpx'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"
     for command in ([], ["generate"], ["jobs"], ["doctor"]):

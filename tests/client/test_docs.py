@@ -5,8 +5,8 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from service.cli import app
-from service.cli_remote import Exit
+from service.cli.app import app
+from service.cli.remote import Exit
 from tests.gateway.harness import running_gateway
 
 DOCS = Path(__file__).parents[2] / "docs"

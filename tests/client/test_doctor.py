@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from model.torch_build import DeviceFacts, TorchBuild
-from service import doctor, doctor_parts
-from service.cli import app
-from service.doctor import Level, check_disk, check_packages, check_port, check_service, check_settings, masked
-from service.doctor_parts import check_models, check_queue, check_torch
+from service.cli import checks, part_checks
+from service.cli.app import app
+from service.cli.checks import Level, check_disk, check_packages, check_port, check_service, check_settings, masked
+from service.cli.part_checks import check_models, check_queue, check_torch
 from service.queue_facts import ServerFacts
 from service.settings import Settings
 from tests.client.scripted_server import Reply, ScriptedServer
@@ -58,9 +58,9 @@ def test_a_port_is_free_ours_or_anothers():
 def test_a_full_disk_and_a_foreign_folder_are_faults(tmp_path, monkeypatch):
     settings = Settings(data_dir=tmp_path / "new", compiled_dir=tmp_path)
     for free_bytes, level in ((9 * GIB, Level.OK), (GIB, Level.WARN), (1000, Level.FAIL)):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free_bytes: type("Usage", (), {"free": free}))
+        monkeypatch.setattr(checks.shutil, "disk_usage", lambda _, free=free_bytes: type("Usage", (), {"free": free}))
         assert levels(check_disk(settings)) == [("data folder", level), ("compiled folder", level)]
-    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    monkeypatch.setattr(checks.os, "access", lambda *_: False)
     (finding, _) = check_disk(settings)
     assert (finding.level, finding.remedy) == (Level.FAIL, "choose a folder of yours with EMMDIT_DATA_DIR")
 
@@ -103,7 +103,7 @@ def test_what_a_queue_lacks_is_said(monkeypatch, changes, expected):
     async def look(url):
         return ServerFacts(**values)
 
-    monkeypatch.setattr(doctor_parts, "look_at", look)
+    monkeypatch.setattr(part_checks, "look_at", look)
     findings = list(check_queue(Settings(redis_url="redis://queue")))
     assert levels(findings) == expected
     assert all(finding.remedy for finding in findings if finding.level is not Level.OK)
@@ -142,8 +142,8 @@ def test_weights_are_sound_missing_or_not_the_published_ones(tmp_path, monkeypat
     findings = list(check_models(Settings(models="demo-dist,nitro-e-512", models_dir=tmp_path)))
     assert levels(findings)[:2] == [("model", Level.OK), ("model", Level.FAIL)]
     assert "emmdit models fetch nitro-e-512" in findings[1].remedy
-    monkeypatch.setattr(doctor_parts, "KNOWN_SHA256", {"transformer.safetensors": "0" * 64})
-    monkeypatch.setattr(doctor_parts, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(part_checks, "KNOWN_SHA256", {"transformer.safetensors": "0" * 64})
+    monkeypatch.setattr(part_checks, "available_memory_bytes", lambda: 1000)
     found, memory = check_models(Settings(models="demo-dist"))
     assert found.level is Level.FAIL
     assert "is not the published file" in found.found

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.client_errors import ApiError, BadAnswer
-from service.client_events import EventParser, ImageEvent, JobEvent, RawEvent, typed
+from service.client.errors import ApiError, BadAnswer
+from service.client.events import EventParser, ImageEvent, JobEvent, RawEvent, typed
 from service.errors import JobFailed
 from tests.client.scripted_server import PNG, event, image, job
 
@@ -42,7 +42,7 @@ def test_an_id_counts_once_its_event_is_complete():
 
 
 def test_an_endless_event_is_refused(monkeypatch):
-    monkeypatch.setattr("service.client_events.MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr("service.client.events.MAX_EVENT_BYTES", 1000)
     parser = EventParser()
     assert [len(raw.data) for _ in range(20) for raw in parser.feed(b"data: " + b"x" * 80 + b"\n\n")] == [80] * 20
     with pytest.raises(BadAnswer, match="more than 1000 bytes"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli_orders import choose_format, existing_files, full_template, plan, read_prompts, slug_of
+from service.cli.orders import choose_format, existing_files, full_template, plan, read_prompts, slug_of
 
 
 def dice(num_sides):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from service.terminal_pictures import Preview, TerminalPicture, choose_preview, forget_live_picture
+from service.cli.terminal_pictures import Preview, TerminalPicture, choose_preview, forget_live_picture
 
 
 def picture(width=4, height=4, colour=(250, 10, 20), kind="png"):

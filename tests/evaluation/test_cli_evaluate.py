@@ -10,7 +10,7 @@ from model.evaluation.detections import Detection
 from model.evaluation.jury import Jury
 from model.evaluation.prompts import PromptEntry, Wanted, entry_line
 from model.evaluation.rules import Thresholds
-from service.cli import app
+from service.cli.app import app
 from service.errors import ConfigurationError
 from tests.support.tiny_bundle import write_tiny_bundle
 

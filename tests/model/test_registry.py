@@ -13,7 +13,7 @@ from model.catalog import find_card, list_models, resolve_bundle
 from model.errors import BundleError, ManifestError, MissingFiles, TruncatedFile, UnknownTensors, UnsafeFile
 from model.registry import add_bundle
 from model.weights import load_bundle
-from service.cli import app
+from service.cli.app import app
 from tests.support.tiny_bundle import write_tiny_bundle
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from model.training import plots
 from model.training.tracking import CURVE_NAME, CurvePoint, RunLog, read_curve
-from service.cli_train import train_app
+from service.cli.train import train_app
 
 
 def points(num, start=1.0):

@@ -13,7 +13,7 @@ from model.training.preview_trainer import PreviewConfig, fit_preview
 from model.training.sources import SourceError
 from model.training.student_bundle import write_student_bundle
 from model.transformer import EMMDiT
-from service.cli import app
+from service.cli.app import app
 from tests.support.pictures import write_pictures
 from tests.support.tiny_bundle import write_tiny_bundle
 

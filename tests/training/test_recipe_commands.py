@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from model.catalog import resolve_bundle
 from model.training.recipe import RECIPES_FOLDER
 from model.weights import verify_bundle
-from service.cli import app
+from service.cli.app import app
 from service.errors import ConfigurationError
 from tests.support.pictures import write_pictures
 from tests.support.tiny_bundle import write_tiny_bundle

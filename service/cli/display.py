@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.cli_draw import Display, Drawing, Drawn
-from service.client_types import Job, content_type_of
+from service.cli.draw import Display, Drawing, Drawn
+from service.cli.terminal_pictures import Preview, TerminalPicture, forget_live_picture
+from service.client.types import Job, content_type_of
 from service.errors import EmmditError
-from service.terminal_pictures import Preview, TerminalPicture, forget_live_picture
 
 PICTURE_COLUMNS = 32
 MAX_ROWS_SHOWN = 8

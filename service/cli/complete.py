@@ -31,7 +31,7 @@ def _models_here() -> list[tuple[str, str]]:
 def _served_models(url: str) -> list[tuple[str, str]]:
     import httpx
 
-    from service.cli_remote import KEY_VARIABLE
+    from service.cli.remote import KEY_VARIABLE
 
     key = os.environ.get(KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -20,16 +20,16 @@ import typer
 
 from model.catalog import resolve_bundles
 from model.errors import BundleError
-from service.cli_bench import bench_app
-from service.cli_complete import complete_models
-from service.cli_doctor import EPILOG as DOCTOR_EPILOG
-from service.cli_doctor import doctor
-from service.cli_evaluate import evaluate
-from service.cli_generate import EPILOG as GENERATE_EPILOG
-from service.cli_generate import generate
-from service.cli_jobs import jobs_app
-from service.cli_models import models_app
-from service.cli_train import train_app
+from service.cli.bench import bench_app
+from service.cli.complete import complete_models
+from service.cli.doctor import EPILOG as DOCTOR_EPILOG
+from service.cli.doctor import doctor
+from service.cli.evaluate import evaluate
+from service.cli.generate import EPILOG as GENERATE_EPILOG
+from service.cli.generate import generate
+from service.cli.jobs import jobs_app
+from service.cli.models import models_app
+from service.cli.train import train_app
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -213,7 +213,3 @@ def main() -> None:
     except (ConfigurationError, BundleError) as error:
         typer.echo(f"emmdit: {error}", err=True)
         sys.exit(EXIT_CONFIGURATION)
-
-
-if __name__ == "__main__":
-    main()

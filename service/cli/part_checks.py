@@ -10,7 +10,7 @@ from pathlib import Path
 from model.bundle import Bundle
 from model.catalog import KNOWN_SHA256, resolve_bundle
 from model.errors import BundleError
-from service.doctor import GIB, Finding, Level, available_memory_bytes, masked
+from service.cli.checks import GIB, Finding, Level, available_memory_bytes, masked
 from service.embedded import OLDEST_VERSION, find_server_binary
 from service.errors import ConfigurationError, EmmditError
 from service.queue_facts import ServerFacts, look_at

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import httpx
 
-from service.client_calls import EVENT_STREAM, Answer, Request, events_request, refuse, resumed, stream_request
-from service.client_errors import ApiError, BadAnswer
-from service.client_events import DoneEvent, Event, EventParser, ImageEvent, JobEvent, typed
-from service.client_retries import Patience
-from service.client_types import Job, Options
+from service.client.calls import EVENT_STREAM, Answer, Request, events_request, refuse, resumed, stream_request
+from service.client.errors import ApiError, BadAnswer
+from service.client.events import DoneEvent, Event, EventParser, ImageEvent, JobEvent, typed
+from service.client.retries import Patience
+from service.client.types import Job, Options
 
 
 def drawing_course(prompt: str, options: Options, key: str | None, patience: Patience) -> Course:

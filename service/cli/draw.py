@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from service.cli_orders import Order
-from service.cli_remote import Exit, exit_of
+from service.cli.orders import Order
+from service.cli.remote import Exit, exit_of
 from service.client import AsyncClient, Event, ImageEvent, Job, JobEvent, PartialImageEvent, PreviewEvent
-from service.client_errors import ApiError
+from service.client.errors import ApiError
 from service.errors import EmmditError
 
 CANCEL_PATIENCE_S = 3.0

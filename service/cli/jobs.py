@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from service.cli_remote import LOCAL_URL, Exit, JsonOption, PatienceOption, UrlOption, refuse, remote
+from service.cli.remote import LOCAL_URL, Exit, JsonOption, PatienceOption, UrlOption, refuse, remote
 
 if TYPE_CHECKING:
     from service.client import Client, Job, JobStateName
@@ -53,7 +53,7 @@ def list_jobs(
     patience_s: PatienceOption = QUICK_PATIENCE_S,
 ) -> None:
     """Your jobs, newest first."""
-    from service.client_types import JobStateName as States
+    from service.client.types import JobStateName as States
 
     if state is not None and state not in get_args(States):
         refuse(f"--state: {state!r} is not allowed; allowed: {', '.join(get_args(States))}")
@@ -138,8 +138,8 @@ def fetch(
     patience_s: PatienceOption = QUICK_PATIENCE_S,
 ) -> None:
     """Write a job's pictures into files; {slug} is the job's id where the service does not tell the prompt."""
-    from service.cli_draw import write_picture
-    from service.cli_orders import choose_format, full_template
+    from service.cli.draw import write_picture
+    from service.cli.orders import choose_format, full_template
 
     with remote(url, patience_s) as client:
         template = full_template(out, choose_format(out, None))
@@ -162,7 +162,7 @@ def fetch(
 
 def _files(job: Job, template: str) -> list[Path]:
     """A file for every picture. Raises ValueError where two would have the same."""
-    from service.cli_orders import file_name, slug_of
+    from service.cli.orders import file_name, slug_of
 
     slug = slug_of(job.prompt) if job.prompt else job.id
     files = [file_name(template, image.index + 1, image.seed, slug) for image in job.images]

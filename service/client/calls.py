@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.client_errors import BadAnswer, error_in
-from service.client_types import Generation, Job, JobPage, JobStateName, Model, ModelPage, Options
+from service.client.errors import BadAnswer, error_in
+from service.client.types import Generation, Job, JobPage, JobStateName, Model, ModelPage, Options
 
 GENERATE_PATH = "/v1/generate"
 EVENT_STREAM = "text/event-stream"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
-from service.client_errors import ApiError, BadAnswer, error_of_job
-from service.client_types import ErrorDetail, Job
+from service.client.errors import ApiError, BadAnswer, error_of_job
+from service.client.types import ErrorDetail, Job
 
 MAX_EVENT_BYTES = 256 * 1024**2  # ten pictures of 4 megapixels, uncompressed and in base64, fit twice
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 
-from service.client_errors import TWIN_UNDER_WAY, ApiError, ServerUnreachable
+from service.client.errors import TWIN_UNDER_WAY, ApiError, ServerUnreachable
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 8.0

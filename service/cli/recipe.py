@@ -90,7 +90,7 @@ def recipe(
     """Train E-MMDiT by a recipe file, on prepared data. Continues from the checkpoint in --out if there is one."""
     from model.training.recipe import find_recipe, read_recipe
     from model.training.recipe_trainer import RecipeRun, train_recipe
-    from service.cli_train import stop_on_signal
+    from service.cli.train import stop_on_signal
 
     _require_device(device)
     with _explained():

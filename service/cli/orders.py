@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.client_types import Options
+from service.client.types import Options
 
 FIELDS = ("index", "seed", "slug")
 DEFAULT_NAME = "{slug}-{seed}"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli_remote import Exit, JsonOption
+from service.cli.remote import Exit, JsonOption
 
 EPILOG = """
 [bold]Examples[/]
@@ -35,7 +35,7 @@ def doctor(
 
     Reads the same EMMDIT_* variables as emmdit serve. Changes nothing and shows no secrets.
     """
-    from service.doctor import Level, examine
+    from service.cli.checks import Level, examine
 
     findings = []
     for finding in examine(url):

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli_recipe import recipe_app
+from service.cli.recipe import recipe_app
 
 train_app = typer.Typer(
     help="Train the demo: world, then autoencoder, then latents, then denoiser, then bundle.", no_args_is_help=True

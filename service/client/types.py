@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from service.client_errors import ApiError, error_of_job
+from service.client.errors import ApiError, error_of_job
 
 JobStateName = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 

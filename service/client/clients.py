@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from service.client_calls import (
+from service.client.calls import (
     Answer,
     Call,
     Request,
@@ -28,35 +28,11 @@ from service.client_calls import (
     seconds_to_look_again,
     submit_call,
 )
-from service.client_errors import ApiError, BadAnswer, ServerUnreachable, StillUnderWay
-from service.client_events import DoneEvent, Event, ImageEvent, JobEvent, PartialImageEvent, PreviewEvent
-from service.client_retries import Patience
-from service.client_stream import Course, drawing_course, job_course
-from service.client_types import Generation, Job, JobImage, JobPage, JobStateName, Model, Options, Picture, Timings
-
-__all__ = [
-    "ApiError",
-    "AsyncClient",
-    "BadAnswer",
-    "Client",
-    "DoneEvent",
-    "Event",
-    "Generation",
-    "ImageEvent",
-    "Job",
-    "JobEvent",
-    "JobImage",
-    "JobPage",
-    "JobStateName",
-    "Model",
-    "Options",
-    "PartialImageEvent",
-    "Picture",
-    "PreviewEvent",
-    "ServerUnreachable",
-    "StillUnderWay",
-    "Timings",
-]
+from service.client.errors import ApiError, StillUnderWay
+from service.client.events import Event
+from service.client.retries import Patience
+from service.client.stream import Course, drawing_course, job_course
+from service.client.types import Generation, Job, JobPage, JobStateName, Model, Options
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_PATIENCE_S = 60.0

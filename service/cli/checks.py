@@ -1,7 +1,7 @@
 """What is wrong with this machine and these settings, and how to mend it. Looks and changes nothing.
 
 Every check gives findings: a name, a level, what was found, and a remedy where there is something to mend. Here are
-those of settings and machine; service/doctor_parts.py has those of torch, weights and the queue.
+those of settings and machine; service/cli/part_checks.py has those of torch, weights and the queue.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def examine(url: str | None) -> Iterator[Finding]:
     else:
         yield from check_settings(settings)
         # Late: torch takes seconds, and somebody is reading.
-        from service.doctor_parts import check_models, check_queue, check_torch
+        from service.cli.part_checks import check_models, check_queue, check_torch
 
         yield from check_port(settings)
         yield from check_disk(settings)
@@ -151,7 +151,7 @@ def check_limits() -> Iterator[Finding]:
 
 def check_service(url: str) -> Iterator[Finding]:
     """A running service as its clients see it."""
-    from service.cli_remote import api_key
+    from service.cli.remote import api_key
     from service.client import Client
 
     try:

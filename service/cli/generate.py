@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from model.errors import BundleError
-from service.cli_complete import complete_models
-from service.cli_remote import URL_VARIABLE, Exit, JsonOption, PatienceOption, api_key, refuse
+from service.cli.complete import complete_models
+from service.cli.remote import URL_VARIABLE, Exit, JsonOption, PatienceOption, api_key, refuse
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from service.cli_draw import Display, Tally
-    from service.cli_orders import Order
-    from service.client_types import Options
-    from service.terminal_pictures import Preview
+    from service.cli.draw import Display, Tally
+    from service.cli.orders import Order
+    from service.cli.terminal_pictures import Preview
+    from service.client.types import Options
 
 STDIO = "-"
 DRAWING, OUTPUT, RUNNING = "What is drawn", "Where it goes", "Who draws"
@@ -130,8 +130,8 @@ def generate(
     patience_s: PatienceOption = 60.0,
 ) -> None:
     """Draw pictures of prompts into files. Starts what it needs, unless --url names a running service."""
-    from service.cli_orders import FORMAT_OF_SUFFIX, choose_format, existing_files, full_template, plan
-    from service.terminal_pictures import Preview
+    from service.cli.orders import FORMAT_OF_SUFFIX, choose_format, existing_files, full_template, plan
+    from service.cli.terminal_pictures import Preview
 
     texts = _prompts(prompts or [], prompts_file)
     is_piped = out == STDIO
@@ -180,7 +180,7 @@ def generate(
 
 
 def _prompts(texts: Sequence[str], file: Path | None) -> list[str]:
-    from service.cli_orders import read_prompts
+    from service.cli.orders import read_prompts
 
     found: list[str] = []
     names = [str(file)] if file is not None else []
@@ -212,7 +212,7 @@ def _options(**values: object) -> Options:
 @contextmanager
 def _started(model: str | None, device: str | None, *, is_quiet: bool) -> Iterator[str]:
     """A service of our own, and a word on what takes so long."""
-    from service.cli_local import local_service
+    from service.cli.local import local_service
 
     with ExitStack() as stack:
         with ExitStack() as saying:
@@ -225,8 +225,8 @@ def _started(model: str | None, device: str | None, *, is_quiet: bool) -> Iterat
 @contextmanager
 def _shown(orders: Sequence[Order], wanted: Preview, *, is_json: bool, is_quiet: bool) -> Iterator[Display]:
     """Who tells of it, for people and for scripts."""
-    from service.cli_display import Bars, JsonLines, Lines, Several
-    from service.terminal_pictures import Preview, choose_preview
+    from service.cli.display import Bars, JsonLines, Lines, Several
+    from service.cli.terminal_pictures import Preview, choose_preview
 
     is_terminal = sys.stderr.isatty()
     preview = choose_preview(wanted, os.environ, is_terminal=is_terminal)
@@ -259,7 +259,7 @@ async def _draw(
     *,
     is_forced: bool,
 ) -> Tally:
-    from service.cli_draw import Studio
+    from service.cli.draw import Studio
     from service.client import AsyncClient
 
     current = asyncio.current_task()

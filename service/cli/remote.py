@@ -47,7 +47,7 @@ def api_key() -> str | None:
 
 def exit_of(error: EmmditError) -> Exit:
     """Whether it is worth trying again later."""
-    from service.client_errors import ApiError, ServerUnreachable
+    from service.client.errors import ApiError, ServerUnreachable
 
     is_away = isinstance(error, ServerUnreachable) or (isinstance(error, ApiError) and error.should_retry)
     return Exit.UNREACHABLE if is_away else Exit.FAILED

@@ -1,0 +1,1 @@
+"""The `emmdit` command: one file a command, and what they share. `app.py` has them all."""
