@@ -200,6 +200,29 @@ def peers_section(result: Result) -> str:
     )
 
 
+def first_preview_section(result: Result) -> str:
+    """One run of benchmarks.first_preview."""
+    rows = []
+    for model, runs in result["models"].items():
+        alone, loaded = runs["alone"], runs["loaded"]
+        for name, figures in alone["ms"].items():
+            rows.append([f"{model}, one at a time", name, f"{figures['p50']:.0f}", f"{figures['p95']:.0f}"])
+        rate = f"{model}, {loaded['rate_per_s']:.1f} a second"
+        for name, key in (("first preview", "first_preview"), ("picture, streamed", "latency")):
+            figures = loaded["report"][key]
+            rows.append([rate, name, f"{1000 * figures['p50_s']:.0f}", f"{1000 * figures['p95_s']:.0f}"])
+    ratios = ", ".join(
+        f"{runs['alone']['streamed_to_plain']['p50']:.2f} ({model})" for model, runs in result["models"].items()
+    )
+    return "\n\n".join(
+        (
+            table(("load", "what", "p50 ms", "p95 ms"), rows),
+            f"A streamed picture against the same one asked for as PNG, median of pairs: {ratios}.",
+            measured_on(result),
+        )
+    )
+
+
 # Section -> (result's file, what makes it, how it is shown).
 SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "engine-demo": ("engine-demo.json", "python -m benchmarks.engine --model demo", engine_section),
@@ -207,6 +230,7 @@ SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "engine-gpu": ("engine-gpu.json", "make bench-gpu", engine_section),
     "trace": ("trace-demo.json", "python -m benchmarks.trace", trace_section),
     "overhead": ("overhead.json", "python -m benchmarks.overhead", overhead_section),
+    "first-preview": ("first-preview.json", "python -m benchmarks.first_preview", first_preview_section),
     "peers": ("peers.json", "python -m benchmarks.peers.run --python PYTHON", peers_section),
 }
 
