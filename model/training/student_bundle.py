@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.bundle import Bundle, write_bundle
+from model.training.trajectories import segments
 from model.transformer import EMMDiT
 
 _LICENCE_FILES = ("LICENSE*", "NOTICE*")
@@ -40,11 +41,12 @@ def write_student_bundle(
         for kind in ("text_encoder", "tokenizer", "autoencoder", "preview")
         if getattr(teacher.parts, kind) is not None
     }
+    steps = f"{num_steps} steps ({len(segments(num_steps))} forwards)"
     card = replace(
         teacher.card,
         name=name,
         version=version,
-        description=f"{teacher.card.name} {teacher.card.version}, distilled to {num_steps} steps without guidance",
+        description=f"{teacher.card.name} {teacher.card.version}, distilled to {steps} without guidance",
         default_steps=num_steps,
         default_guidance=0.0,
     )

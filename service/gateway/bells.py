@@ -43,12 +43,15 @@ class Bell:
 
 
 class Bells:
-    """Belongs to one event loop. `run` is its reader task, which rests while no bell hangs."""
+    """Belongs to one event loop. `run` is its reader task.
+
+    It listens from the gateway's start, whether a bell hangs or not: what is said while a subscription is only being
+    made is missed, and the first stream of a quiet gateway is as good as any.
+    """
 
     def __init__(self, news: News) -> None:
         self._news = news
         self._bells: dict[str, set[Bell]] = {}
-        self._has_bells = asyncio.Event()
         self._is_closing = False
 
     @contextmanager
@@ -58,15 +61,12 @@ class Bells:
         if self._is_closing:
             self._stop(bell)
         self._bells.setdefault(job_id, set()).add(bell)
-        self._has_bells.set()
         try:
             yield bell
         finally:
             self._bells[job_id].discard(bell)
             if not self._bells[job_id]:
                 del self._bells[job_id]
-            if not self._bells:
-                self._has_bells.clear()
 
     def close(self) -> None:
         """Tell all who wait, and all who will, that this gateway stops."""
@@ -79,18 +79,16 @@ class Bells:
         """Listen until cancelled."""
         try:
             while not is_cancelled():
-                await self._has_bells.wait()
                 try:
                     job_id = await self._news.read(READ_TIMEOUT_S)
                 except ServerOverloaded:
                     await asyncio.sleep(RECONNECT_PAUSE_S)
-                    continue
                 except Exception:  # the edge of this process: streams would stutter for ever
                     logger.exception("listening for news failed and goes on")
                     await asyncio.sleep(RECONNECT_PAUSE_S)
-                    continue
-                for bell in self._bells.get(job_id or "", ()):
-                    bell.ring()
+                else:
+                    for bell in self._bells.get(job_id or "", ()):
+                        bell.ring()
         finally:
             await self._news.close()
 
