@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import re
 import time
 from collections.abc import AsyncGenerator
@@ -15,11 +14,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from PIL import Image
+from pydantic import BaseModel
 
 from service.errors import EmmditError, JobNotFound, ServerOverloaded
 from service.gateway import sse
 from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
+from service.gateway.event_schemas import ErrorEvent, PartialPictureEvent, PictureEvent, PreviewEvent
 from service.gateway.feed import Changed, Ended, FeedEvent, PartialReady, PictureReady, PreviewReady, feed
 from service.gateway.formats import Encoding, encode
 from service.gateway.jobs import check_id, describe
@@ -117,58 +118,58 @@ async def _events(
         except ServerOverloaded:
             return
         except EmmditError as error:
-            yield _sse("error", {"error": error_detail(error).model_dump(), "job": None}, END_ID)
+            yield _sse("error", ErrorEvent(error=error_detail(error), job=None), END_ID)
 
 
 async def _as_sse(gateway: Gateway, job: Job, event: FeedEvent) -> bytes:
-    job_id = job.id
     match event:
         case Changed(status):
-            return _sse("job", (await describe(gateway, status)).model_dump())
+            return _sse("job", await describe(gateway, status))
         case PreviewReady():
-            fields = {
-                "job_id": job_id,
-                "index": event.index,
-                "step": event.step,
-                "num_steps": event.num_steps,
-                "width": event.width,
-                "height": event.height,
-                "content_type": event.content_type,
-                "b64_json": _b64(event.data),
-            }
-            return _sse("preview", fields, event.id)
+            preview = PreviewEvent(
+                job_id=job.id,
+                index=event.index,
+                step=event.step,
+                num_steps=event.num_steps,
+                width=event.width,
+                height=event.height,
+                content_type=event.content_type,
+                b64_json=_b64(event.data),
+            )
+            return _sse("preview", preview, event.id)
         case PartialReady():
-            fields = {
-                "job_id": job_id,
-                "index": event.index,
-                "partial_image_index": event.partial_index,
-                "step": event.step,
-                "num_steps": event.num_steps,
-                "content_type": "image/png",
-                "b64_json": _b64(event.png),
-            }
-            return _sse("partial_image", fields, event.id)
+            partial = PartialPictureEvent(
+                job_id=job.id,
+                index=event.index,
+                partial_image_index=event.partial_index,
+                step=event.step,
+                num_steps=event.num_steps,
+                content_type="image/png",
+                b64_json=_b64(event.png),
+            )
+            return _sse("partial_image", partial, event.id)
         case PictureReady():
-            encoding = Encoding.of_job(job)
-            fields = {
-                "job_id": job_id,
-                "index": event.index,
-                "seed": event.image.seed,
-                "url": image_path(job_id, event.index) + encoding.query,
-                "num_bytes": event.image.num_bytes,
-                "content_type": encoding.media_type,
-            }
-            if event.png:
-                (picture,) = await encode((event.png,), encoding)
-                fields["b64_json"] = _b64(picture)
-            return _sse("image", fields, event.id)
+            return _sse("image", await _picture_event(job, event), event.id)
         case Ended(status):
-            body = (await describe(gateway, status)).model_dump()
+            body = await describe(gateway, status)
             if status.state is JobState.DONE:
                 return _sse("done", body, END_ID)
             error = error_of(status)
-            detail = None if error is None else error_detail(error).model_dump()
-            return _sse("error", {"error": detail, "job": body}, END_ID)
+            return _sse("error", ErrorEvent(error=None if error is None else error_detail(error), job=body), END_ID)
+
+
+async def _picture_event(job: Job, event: PictureReady) -> PictureEvent:
+    encoding = Encoding.of_job(job)
+    picture = (await encode((event.png,), encoding))[0] if event.png else b""
+    return PictureEvent(
+        job_id=job.id,
+        index=event.index,
+        seed=event.image.seed,
+        url=image_path(job.id, event.index) + encoding.query,
+        num_bytes=event.image.num_bytes,
+        content_type=encoding.media_type,
+        b64_json=_b64(picture) if picture else None,
+    )
 
 
 async def _frames(gateway: Gateway, status: JobStatus, index: int) -> AsyncGenerator[bytes, None]:
@@ -201,8 +202,9 @@ def _enlarge(jpeg: bytes, size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def _sse(name: str, fields: dict[str, object], event_id: str = "") -> bytes:
-    return sse.sse_event(json.dumps(fields, separators=(",", ":")), name=name, event_id=event_id)
+def _sse(name: str, body: BaseModel, event_id: str = "") -> bytes:
+    left_out = {"b64_json"} if getattr(body, "b64_json", "") is None else None
+    return sse.sse_event(body.model_dump_json(exclude=left_out), name=name, event_id=event_id)
 
 
 def _b64(data: bytes) -> str:

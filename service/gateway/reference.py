@@ -182,12 +182,18 @@ def _answer(item: tuple[str, Json]) -> str:
         f"<code>{_escape(kind)}</code>" + (f" ({_link(one['schema'])})" if "$ref" in one.get("schema", {}) else "")
         for kind, one in response.get("content", {}).items()
     )
-    events = response.get("content", {}).get("text/event-stream", {}).get("schema", {}).get("properties", {})
+    events = response.get("content", {}).get("text/event-stream", {}).get("schema", {}).get("anyOf", [])
     lines = [f"<p>{_inline(response['description'])}</p>", f'<p class="limits">{forms}</p>' if forms else ""]
     if events:
-        lines.append(f'<p class="limits">events: {_codes(events["event"]["enum"])}</p>')
+        lines.append(f'<p class="limits">events: {", ".join(map(_event, events))}</p>')
     lines.append(f'<p class="limits">headers: {_codes(response["headers"])}</p>')
     return f"<div><dt><code>{_escape(status)}</code></dt><dd>{''.join(lines)}</dd></div>"
+
+
+def _event(event: Json) -> str:
+    name = event["properties"].get("event", {}).get("const")
+    shown = "without a name" if name is None else f"<code>{_escape(name)}</code>"
+    return f"{shown} ({_link(event['properties']['data']['contentSchema'])})"
 
 
 def _errors(status: str, response: Json) -> str:
@@ -220,6 +226,8 @@ def _limits(schema: Json) -> Iterator[str]:
     """What it may be, in phrases."""
     if values := [value for value in schema.get("enum", []) if value is not None]:
         yield _codes(values)
+    if "const" in schema:
+        yield f"always <code>{_escape(json.dumps(schema['const']))}</code>"
     least, most = schema.get("minimum"), schema.get("maximum")
     if "exclusiveMinimum" in schema:
         yield f"above {schema['exclusiveMinimum']:g}, to {most:,g}"

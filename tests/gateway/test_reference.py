@@ -1,6 +1,7 @@
 """The description of the interface and the page that is made of it: complete, true, and its examples run."""
 
 import contextlib
+import gc
 import html
 import io
 import json
@@ -168,7 +169,12 @@ def test_an_example_does_what_it_says(gateway, operation, example, tmp_path, mon
     assert example.language == PYTHON
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # examples close nothing: they end soon
-        exec(compile(source, example.title, "exec"), {})
+        names = {}
+        exec(compile(source, example.title, "exec"), names)
+        if "client" in names:
+            names["client"].close()
+        names.clear()
+        gc.collect()  # now, not in the middle of another test
 
 
 def test_the_page_holds_all_of_it(gateway):

@@ -9,37 +9,38 @@ from pathlib import Path
 
 import pytest
 
+from service.gateway.openapi.operations import OPERATIONS
+
 pytest.importorskip("schemathesis", reason="schemathesis is not installed (make installs it)")
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 
 
-def try_everything(gateway, folder, *, num_examples, seconds, seed):
-    """A run of the command. It exits with 1 where anything was found, with the requests that show it again."""
-    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", CONFIGURATION, "run"]
-    options = [f"--max-examples={num_examples}", f"--max-time={seconds}", f"--seed={seed}", "--no-color"]
+def try_everything(gateway, folder, *options):
+    """A run of the command. It exits with 1 where anything was found, and shows the requests that find it again."""
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", CONFIGURATION, "run", "--continue-on-failure"]
     done = subprocess.run(
-        [*command, f"{gateway.base_url}/openapi.json", *options, "--continue-on-failure"],
+        [*command, f"{gateway.base_url}/openapi.json", "--no-color", *options],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=seconds + 60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Tested: 14" in done.stdout
+    assert f"Tested: {len(OPERATIONS)}" in done.stdout
     for phase in ("Examples", "Coverage", "Fuzzing", "Stateful"):
         assert f"✅ {phase}" in done.stdout, done.stdout
-    assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(320)
 def test_it_does_what_it_says(start_gateway, tmp_path):
     with start_gateway(queue_capacity=1000) as gateway:
-        try_everything(gateway, tmp_path, num_examples=5, seconds=20, seed=1)
+        try_everything(gateway, tmp_path, "--max-examples=3", "--seed=1")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(320)
 @pytest.mark.parametrize("seed", [2, 3])
 def test_it_does_what_it_says_at_length(start_gateway, tmp_path, seed):
     with start_gateway(queue_capacity=1000) as gateway:
-        try_everything(gateway, tmp_path, num_examples=100, seconds=120, seed=seed)
+        try_everything(gateway, tmp_path, "--max-examples=100", "--max-time=120", f"--seed={seed}")

@@ -17,10 +17,11 @@ from pydantic.json_schema import models_json_schema
 
 from model.config import ModelCard
 from service.gateway import sse
+from service.gateway.event_schemas import ErrorEvent, PartialPictureEvent, PictureEvent, PreviewEvent
 from service.gateway.health import Readiness, Status
 from service.gateway.limits import Rule
 from service.gateway.openai_request import order_rule
-from service.gateway.openai_schemas import ImagesRequest, ImagesResponse
+from service.gateway.openai_schemas import CompletedEvent, ImagesRequest, ImagesResponse, PartialImageEvent
 from service.gateway.openapi.examples import ADDRESS, Example
 from service.gateway.openapi.faults import FAULTS, Fault
 from service.gateway.openapi.operations import JSON, OPERATIONS, TAGS, Answer, Operation
@@ -38,13 +39,19 @@ from service.gateway.validation import Validator
 from service.metrics import software_version
 
 ANSWERS: Sequence[type[BaseModel]] = (
+    CompletedEvent,
     ErrorBody,
+    ErrorEvent,
     GenerateResponse,
     ImagesResponse,
     JobBody,
     JobList,
     ModelBody,
     ModelList,
+    PartialImageEvent,
+    PartialPictureEvent,
+    PictureEvent,
+    PreviewEvent,
     Readiness,
     Status,
 )
@@ -112,7 +119,7 @@ class Document:
         _, definitions = models_json_schema(
             [(model, "serialization") for model in ANSWERS], ref_template="#/components/schemas/{model}"
         )
-        schemas: Json = _without_titles(definitions["$defs"])
+        schemas: Json = _as_sent(definitions["$defs"])
         codes = list(dict.fromkeys(fault.code for fault in FAULTS))
         schemas["ErrorDetail"]["properties"]["code"]["examples"] = codes
         schemas["GenerateRequest"] = self._request(GenerateRequest, self._validator.rule)
@@ -220,12 +227,16 @@ def _answer(answer: Answer) -> Json:
     return found
 
 
-def _event(names: Sequence[str]) -> Json:
+def _event(shapes: Mapping[str, str]) -> Json:
     """One event of a stream, as a program finds it when the stream has been taken apart."""
-    data = {"type": "string", "contentMediaType": JSON, "description": "One JSON object."}
-    event = {"type": "string", "enum": [*names]}
-    properties = {"event": event, "data": data, "id": {"type": "string"}, "retry": {"type": "integer"}}
-    return {"type": "object", "description": "Each event.", "properties": properties}
+    found = []
+    for name, shape in shapes.items():
+        data = {"type": "string", "contentMediaType": JSON, "contentSchema": _ref(shape)}
+        properties: Json = (
+            {"event": {"const": name}, "data": data, "id": {"type": "string"}} if name else {"data": data}
+        )
+        found.append({"type": "object", "required": [*properties][: 2 if name else 1], "properties": properties})
+    return {"description": "Each event.", "anyOf": found}
 
 
 def _body_examples(examples: Sequence[Example]) -> Json:
@@ -265,16 +276,17 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _without_titles(schema: Any) -> Any:  # noqa: ANN401  (JSON)
-    """The same without the titles that pydantic makes of names. A property may be called title."""
+def _as_sent(schema: Any) -> Any:  # noqa: ANN401  (JSON)
+    """pydantic's schema without the titles that it makes of names. What has a default is always sent, None is not."""
     if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
+        return [_as_sent(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        key: {name: _without_titles(one) for name, one in value.items()}
-        if key == "properties"
-        else _without_titles(value)
-        for key, value in schema.items()
-        if not (key == "title" and isinstance(value, str))
-    }
+    found = {key: _as_sent(value) for key, value in schema.items() if key not in ("title", "default")}
+    if isinstance(properties := schema.get("properties"), dict):
+        found["properties"] = {name: _as_sent(one) for name, one in properties.items()}
+        required = schema.get("required", [])
+        found["required"] = [
+            name for name, one in properties.items() if name in required or one.get("default") is not None
+        ]
+    return found

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from service.gateway.accept import MediaType
 from service.gateway.formats import PictureFormat
-from service.gateway.openai_schemas import CompletedEvent, PartialImageEvent
 from service.gateway.openapi.examples import EXAMPLES, Example
 from service.gateway.openapi.faults import EVERYWHERE, Fault, faults_named
 from service.gateway.openapi.parts import OUTCOME_HEADERS, RECIPE_HEADERS
@@ -21,14 +20,26 @@ TAGS: Mapping[str, str] = {
     MODELS: "What can be asked for.",
     OPERATIONS_TAG: "For orchestrators and Prometheus.",
 }
-EVENTS = ("job", "preview", "partial_image", "image", "done", "error")
+EVENTS: Mapping[str, str] = {
+    "job": "JobBody",
+    "preview": "PreviewEvent",
+    "partial_image": "PartialPictureEvent",
+    "image": "PictureEvent",
+    "done": "JobBody",
+    "error": "ErrorEvent",
+}
+OPENAI_EVENTS: Mapping[str, str] = {
+    "image_generation.partial_image": "PartialImageEvent",
+    "image_generation.completed": "CompletedEvent",
+    "": "ErrorBody",
+}
 PICTURES = tuple(kind.media_type for kind in PictureFormat)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One success. `body` is a component's name where it is JSON, `events` are names of events where it can be a stream
-    of them; `links` are names of operations that take the job.
+    """One success. `body` is a component's name where it is JSON; `events` has those of the events by their names, ""
+    for one without, where it can be a stream of them; `links` are names of operations that take the job.
 
     `job_id` says where in the answer the job's id is, in OpenAPI's runtime expressions.
     """
@@ -36,7 +47,7 @@ class Answer:
     description: str
     body: str | None = None
     others: Sequence[str] = ()
-    events: Sequence[str] = ()
+    events: Mapping[str, str] = field(default_factory=dict)
     headers: Sequence[str] = ()
     links: Sequence[str] = ()
     job_id: str = "$response.header.X-Job-ID"
@@ -141,7 +152,7 @@ OPERATIONS: Sequence[Operation] = (
                 "The pictures or links to them; with `stream` events.",
                 "ImagesResponse",
                 (),
-                tuple(event.model_fields["type"].default for event in (PartialImageEvent, CompletedEvent)),
+                OPENAI_EVENTS,
                 (*_RECIPE, "Idempotency-Replayed"),
                 ("getJob",),
             )
