@@ -49,7 +49,7 @@ def fetch_state(service, job_id):
 
 def test_the_page_knows_what_the_models_know(page):
     expect(page.get_by_label("Model").locator("option")).to_have_text(["demo-dist", "demo"])
-    expect(page.get_by_label("Steps")).to_have_value("4")
+    expect(page.get_by_label("Steps")).to_have_value("5")
     choose(page, "demo")
     expect(page.get_by_label("Steps")).to_have_value("20")
     expect(page.locator("#starters button").first).to_be_visible()
