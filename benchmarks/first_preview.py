@@ -101,8 +101,8 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num-pairs", type=int, default=60)
-    parser.add_argument("--num-requests", type=int, default=200)
+    parser.add_argument("--num-pairs", type=int, default=40)
+    parser.add_argument("--num-requests", type=int, default=60)
     given = parser.parse_args()
     models = {}
     for model in MODELS:

@@ -22,7 +22,7 @@ from service.job_events import FIRST, Drawn, Partial, Preview, StoredEvent
 from service.jobs import Done, ImageRef, JobState, JobStatus, WatchLevel
 from service.queue import JobQueue
 
-LEAST_PERIOD_S = 0.05  # a look is a round trip, and no eye asks for more than twenty a second
+LEAST_PERIOD_S = 0.01  # a look is a round trip; news of a job come ten times a second, of its end at once
 QUEUED_PERIOD_S = 0.5  # how often a place in the queue is looked up
 RUNNING_PERIOD_S = 2.0  # what missed news cost at most
 
