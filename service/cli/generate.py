@@ -43,7 +43,7 @@ EPILOG = """
 [cyan]emmdit generate --from prompts.txt -o pictures/ --url http://127.0.0.1:8000[/]
 
 [dim]# handed to another program[/]
-[cyan]emmdit generate "a green house" -o - | convert - house.gif[/]
+[cyan]emmdit generate "a green car" -o - | convert - car.gif[/]
 
 [dim]# for scripts[/]
 [cyan]shuf -n 9 prompts.txt | emmdit generate - --json | jq -r .file[/]
