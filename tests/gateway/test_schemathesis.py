@@ -33,6 +33,7 @@ def try_everything(gateway, folder, *options):
 
 
 @pytest.mark.timeout(320)
+@pytest.mark.e2e
 def test_it_does_what_it_says(start_gateway, tmp_path):
     with start_gateway(queue_capacity=1000) as gateway:
         try_everything(gateway, tmp_path, "--max-examples=3", "--seed=1")
