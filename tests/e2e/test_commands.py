@@ -31,11 +31,17 @@ def start(folder, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts: these tests among them, perhaps.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def finish(process):
-    stdout, stderr = process.communicate(timeout=200)
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=200)
+        finally:
+            process.kill()  # does nothing where it has ended
     return process.returncode, stdout, stderr
 
 
