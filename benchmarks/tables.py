@@ -223,6 +223,70 @@ def first_preview_section(result: Result) -> str:
     )
 
 
+def overload_section(result: Result) -> str:
+    """One run of benchmarks.overload."""
+    report, honest, recovery = result["report"], result["honesty"], result["recovery"]
+    latency, refusal = report["latency"], result["refusal_s"]
+    num_refused, num = sum(report["errors"].values()), report["num_requests"]
+    as_idle = "not seen" if recovery["as_idle_s"] is None else f"{recovery['as_idle_s']:.0f} s"
+    rows = [
+        ["capacity, clients that always ask again", f"{result['capacity_per_s']:.2f} pictures/s", ""],
+        ["offered", f"{report['offered_per_s']:.1f} requests/s for {result['minutes']:g} min", ""],
+        ["drawn meanwhile", f"{report['throughput_per_s']:.2f} pictures/s", ""],
+        ["accepted, p50", f"{latency['p50_s']:.1f} s", ""],
+        ["accepted, p99", f"{latency['p99_s']:.1f} s", verdict(latency["p99_s"], result["bound_s"], is_most=True)],
+        ["refused", f"{num_refused} of {num} ({num_refused / num:.0%}): {', '.join(report['errors'])}", ""],
+        ["a refusal takes, p50 and p99", f"{refusal['p50_s'] * 1000:.0f} and {refusal['p99_s'] * 1000:.0f} ms", ""],
+        [
+            "Retry-After against the truth, p5, p50, p95",
+            f"{honest['p5']:.2f}, {honest['p50']:.2f}, {honest['p95']:.2f}",
+            f"within a factor of 2: {honest['share_honest']:.1%}",
+        ],
+        ["sent late by, p99 (this load's own delay)", f"{report['send_lag']['p99_s']:.2f} s", ""],
+        ["afterwards: a request is accepted after", f"{recovery['accepted_s']:.1f} s", ""],
+        ["afterwards: drawn as soon as in an idle service after", as_idle, ""],
+    ]
+    return "\n\n".join(
+        (
+            f"{result['model']}, {result['factor']:g} times the capacity; {result['queue_capacity']} jobs may wait.",
+            table(("overload", "figure", "target"), rows),
+            measured_on(result),
+        )
+    )
+
+
+def soak_section(result: Result) -> str:
+    """One run of benchmarks.soak."""
+    mib = 2**20
+    rows = []
+    for name, figures in result["growth"].items():
+        memory, descriptors, threads = (figures[key] for key in ("memory_bytes", "num_descriptors", "num_threads"))
+        rows.append(
+            [
+                name,
+                f"{memory['before'] / mib:.1f}",
+                f"{memory['after'] / mib:.1f}",
+                f"{memory['ratio']:.3f}",
+                f"{descriptors['before']:.0f} and {descriptors['after']:.0f}",
+                f"{threads['before']:.0f} and {threads['after']:.0f}",
+            ]
+        )
+    latency = result["latency_s"]
+    ends = ", ".join(f"{end} {num}" for end, num in result["ends"].items())
+    return "\n\n".join(
+        (
+            f"{result['model']}, {result['minutes']:g} minutes at {result['rate_per_s']:.2f} clients a second "
+            f"({result['load']:.0%} of {result['capacity_per_s']:.2f}). Second quarter of the run, and its last half:",
+            table(
+                ("process", "memory, MiB", "later", "ratio", "descriptors", "threads"),
+                rows,
+            ),
+            f"Median latency {latency['before']:.2f} s and {latency['after']:.2f} s. Visits: {ends}.",
+            measured_on(result),
+        )
+    )
+
+
 # Section -> (result's file, what makes it, how it is shown).
 SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "engine-demo": ("engine-demo.json", "python -m benchmarks.engine --model demo", engine_section),
@@ -231,6 +295,8 @@ SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "trace": ("trace-demo.json", "python -m benchmarks.trace", trace_section),
     "overhead": ("overhead.json", "python -m benchmarks.overhead", overhead_section),
     "first-preview": ("first-preview.json", "python -m benchmarks.first_preview", first_preview_section),
+    "overload": ("overload.json", "python -m benchmarks.overload", overload_section),
+    "soak": ("soak.json", "python -m benchmarks.soak --plots docs/images", soak_section),
     "peers": ("peers.json", "python -m benchmarks.peers.run --python PYTHON", peers_section),
 }
 

@@ -28,7 +28,8 @@ class Outcome:
     """What became of one request. Times are seconds after the start.
 
     `error` is None for a picture, else the service's error code, "http_500" where it gave none, "timeout",
-    "connection" or "no_picture". `queue_s` and `inference_s` are the server's own figures.
+    "connection" or "no_picture". `queue_s` and `inference_s` are the server's own figures, `retry_after_s` is for how
+    long a refused client was asked to stay away.
     """
 
     request: PlannedRequest
@@ -39,6 +40,7 @@ class Outcome:
     queue_s: float | None = None
     inference_s: float | None = None
     first_preview_s: float | None = None
+    retry_after_s: float | None = None
 
     @property
     def latency_s(self) -> float:
@@ -103,8 +105,8 @@ class _Sender:
         headers = {"Accept": self._accept}
         async with self._client.stream("POST", GENERATE_PATH, json=request.body(), headers=headers) as response:
             if response.status_code != httpx.codes.OK:
-                error = error_in(response.status_code, response.headers, await response.aread()).code
-                return Outcome(request, sent_s, self.now_s(), error)
+                refusal = error_in(response.status_code, response.headers, await response.aread())
+                return Outcome(request, sent_s, self.now_s(), refusal.code, retry_after_s=refusal.retry_after_s)
             if response.headers.get("content-type", "").startswith(EVENT_STREAM):
                 return await self._read_events(request, sent_s, response)
             num_bytes = len(await response.aread())
