@@ -287,6 +287,54 @@ def soak_section(result: Result) -> str:
     )
 
 
+def growth_section(result: Result) -> str:
+    """One run of benchmarks.growth."""
+    costs = [
+        [name, f"{cost['server_us']:.0f}", f"{cost['bytes_in']:,.0f}", f"{cost['bytes_out']:,.0f}"]
+        for name, cost in result["costs"].items()
+    ]
+    rows = [
+        [
+            device["name"],
+            str(load["num_workers"]),
+            f"{load['jobs_per_s']:,.0f}",
+            str(load["num_gateways"]),
+            f"{load['calls_per_s']:,.0f}",
+            f"{load['cores']:.2f}",
+            max(load["share_us"], key=load["share_us"].get),
+            f"{load['bytes_per_s'] / 1e6:.1f}",
+            f"{load['blob_bytes_per_s'] / 1e6:,.0f}",
+        ]
+        for device in result["devices"]
+        for load in device["loads"]
+    ]
+    most = "; ".join(
+        f"{device['name']}: {device['most_workers']} workers, {device['hours_per_million']:.1f} hours a million pictures"
+        for device in result["devices"]
+    )
+    return "\n\n".join(
+        (
+            table(("call", "server, microseconds", "bytes in", "bytes out"), costs),
+            table(
+                (
+                    "a worker draws",
+                    "workers",
+                    "jobs/s",
+                    "gateways",
+                    "calls/s",
+                    "server's cores",
+                    "most of it",
+                    "queue MB/s",
+                    "pictures MB/s",
+                ),
+                rows,
+            ),
+            f"What one server carries at {result['usable']:.0%} of its core. {most}.",
+            measured_on(result),
+        )
+    )
+
+
 # Section -> (result's file, what makes it, how it is shown).
 SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "engine-demo": ("engine-demo.json", "python -m benchmarks.engine --model demo", engine_section),
@@ -297,6 +345,7 @@ SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], str]]] = {
     "first-preview": ("first-preview.json", "python -m benchmarks.first_preview", first_preview_section),
     "overload": ("overload.json", "python -m benchmarks.overload", overload_section),
     "soak": ("soak.json", "python -m benchmarks.soak --plots docs/images", soak_section),
+    "growth": ("growth.json", "python -m benchmarks.growth", growth_section),
     "peers": ("peers.json", "python -m benchmarks.peers.run --python PYTHON", peers_section),
 }
 
