@@ -309,7 +309,7 @@ def growth_section(result: Result) -> str:
         for load in device["loads"]
     ]
     most = "; ".join(
-        f"{device['name']}: {device['most_workers']} workers, {device['hours_per_million']:.1f} hours a million pictures"
+        f"{device['name']}: {device['most_workers']} workers, {device['hours_per_million']:.1f} h a million"
         for device in result["devices"]
     )
     return "\n\n".join(
