@@ -1,4 +1,5 @@
-"""uint8 pixels -> PNG bytes, with what is needed to draw the picture again in its text chunks.
+"""uint8 pixels -> PNG bytes, with what is needed to draw the picture again in its text chunks, and the IPTC mark of
+pictures that a model has made.
 
 Prompts are somebody's words and pictures get passed on, so a prompt is written only where the operator asked for it
 (metadata "full"). Pure: runs in the worker's thread pool, off the denoising path.
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from model.params import GenerationParams
+from service.marks import XMP, XMP_CHUNK
 from service.metrics import software_version
 from service.settings import MetadataMode
 
@@ -32,6 +34,7 @@ def png_text(
         "Num-Inference-Steps": str(params.num_inference_steps),
         "Guidance-Scale": f"{params.guidance_scale:g}",
         "Size": f"{params.width}x{params.height}",
+        XMP_CHUNK: XMP,
     }
     if mode == "full":
         text["Prompt"] = prompt

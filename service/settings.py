@@ -125,7 +125,21 @@ class Settings(BaseSettings):
 
     metadata: MetadataMode = Field(
         "minimal",
-        description="PNG text chunks. minimal: software, model, seed, steps, guidance, size; full: prompts too; none.",
+        description="What pictures say about themselves. minimal: software, model, seed, steps, guidance, size, and "
+        "that a model made them; full: prompts too; none.",
+    )
+    blocked_words_file: Path | None = Field(
+        None,
+        description="Words and phrases, one a line, `#` begins a comment: prompts that hold one are refused. Unset: no "
+        "filter.",
+    )
+    c2pa_certificate_file: Path | None = Field(
+        None,
+        description="PEM file with the signer's certificate and those that lead to its root: every picture is signed "
+        "as made by a machine (C2PA). Needs c2pa_key_file and the extra emmdit[c2pa]. Unset: pictures are not signed.",
+    )
+    c2pa_key_file: Path | None = Field(
+        None, description="PEM file with the private key of that certificate, for the gateway's eyes only."
     )
     preview_interval_s: Seconds = Field(
         0.1, ge=0, description="How often a picture under way that somebody watches is shown, at most."
@@ -152,10 +166,12 @@ class Settings(BaseSettings):
             raise ValueError(f"{', '.join(repeated)} is named twice")
         return models
 
-    @field_validator("models_dir", "data_dir", "compiled_dir")
+    @field_validator(
+        "models_dir", "data_dir", "compiled_dir", "blocked_words_file", "c2pa_certificate_file", "c2pa_key_file"
+    )
     @classmethod
-    def _expand_home(cls, path: Path) -> Path:
-        return path.expanduser()
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
 
     @field_validator("redis_url")
     @classmethod
@@ -173,6 +189,8 @@ class Settings(BaseSettings):
                 f"url_ttl_s ({self.url_ttl_s:g}) exceeds result_ttl_s ({self.result_ttl_s:g}): "
                 "a link cannot outlive its picture"
             )
+        if (self.c2pa_certificate_file is None) != (self.c2pa_key_file is None):
+            raise ValueError("c2pa_certificate_file and c2pa_key_file are given together or not at all")
         if self.heartbeat_s * 3 > self.lease_s:
             raise ValueError(
                 f"heartbeat_s ({self.heartbeat_s:g}) must fit three times into lease_s ({self.lease_s:g}), "
@@ -276,6 +294,7 @@ def _values(info: FieldInfo) -> str:
     if get_origin(info.annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(info.annotation))
     names: dict[object, str] = {int: "integer", float: "number", bool: "`true`, `false`", Path: "path"}
+    names[Path | None] = "path"
     bounds = []
     for rule in info.metadata:
         for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):

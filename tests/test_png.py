@@ -1,15 +1,19 @@
 """PNGs hold the pixels exactly, and say where they come from only as far as the operator wants."""
 
 import io
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from model.params import GenerationParams
+from service.marks import TRAINED_ALGORITHMIC_MEDIA
 from service.png import encode_png, png_text
 
 PARAMS = GenerationParams("ein roter Apfel", 48, 32, 20, 4.5, 7, negative_prompt="blurry")
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 
 
@@ -45,6 +49,13 @@ def test_minimal_metadata_names_the_recipe_but_not_the_prompt():
     assert text["Model"] == "demo"
     assert text["Model-Version"] == "3"
     assert not any("Apfel" in value or "blurry" in value for value in text.values())
+
+
+@pytest.mark.parametrize("mode", ["minimal", "full"])
+def test_a_picture_says_in_iptcs_words_that_a_model_has_made_it(mode):
+    xmp = read(encode_png(PIXELS, text_for(mode))).info["xmp"].decode()
+    description = ElementTree.fromstring(xmp).find(f"{RDF}RDF/{RDF}Description")
+    assert description.get(f"{IPTC}DigitalSourceType") == TRAINED_ALGORITHMIC_MEDIA
 
 
 def test_full_metadata_carries_prompts_in_any_script():

@@ -1,7 +1,7 @@
 """What is wrong with this machine and these settings, and how to mend it. Looks and changes nothing.
 
 Every check gives findings: a name, a level, what was found, and a remedy where there is something to mend. Here are
-those of settings and machine; service/cli/part_checks.py has those of torch, weights and the queue.
+those of settings and machine; service/cli/part_checks.py has those of torch, weights, queue, filter and signatures.
 """
 
 from __future__ import annotations
@@ -54,12 +54,20 @@ def examine(url: str | None) -> Iterator[Finding]:
     else:
         yield from check_settings(settings)
         # Late: torch takes seconds, and somebody is reading.
-        from service.cli.part_checks import check_models, check_queue, check_torch
+        from service.cli.part_checks import (
+            check_content_filter,
+            check_models,
+            check_provenance,
+            check_queue,
+            check_torch,
+        )
 
         yield from check_port(settings)
         yield from check_disk(settings)
         yield from check_limits()
         yield from check_queue(settings)
+        yield from check_content_filter(settings)
+        yield from check_provenance(settings)
         torch_findings = list(check_torch(settings))
         yield from torch_findings
         if all(finding.level is not Level.FAIL or finding.name == "device" for finding in torch_findings):

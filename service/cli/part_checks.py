@@ -1,9 +1,10 @@
-"""The doctor's look at torch, weights and the queue's server."""
+"""The doctor's look at torch, weights, the queue's server, content filter and signatures."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ INSTALL_TORCH = (
     "ROCm and CUDA: https://pytorch.org/get-started/locally/"
 )
 SLOW_ROUND_TRIP_S = 0.02
+SOON_S = 30 * 86400.0  # a new certificate takes people
 RUNTIME_BYTES = GIB  # the worker with torch, before any weights
 
 
@@ -63,6 +65,38 @@ def _judged(place: str, facts: ServerFacts) -> Iterator[Finding]:
     if not facts.is_persistent:
         found = "it keeps nothing on disk: its restart loses every job"
         yield Finding("queue disk", Level.WARN, found, "CONFIG SET appendonly yes")
+
+
+def check_content_filter(settings: Settings) -> Iterator[Finding]:
+    """Whether the word list can be read; nothing where there is none."""
+    from service.gateway.content_filter import read_phrases
+
+    if (path := settings.blocked_words_file) is None:
+        return
+    try:
+        found = f"{len(read_phrases(path))} words and phrases in {path}"
+    except ConfigurationError as error:
+        yield Finding("content filter", Level.FAIL, error.message, "mend the list, or leave the setting out")
+    else:
+        yield Finding("content filter", Level.OK, found)
+
+
+def check_provenance(settings: Settings) -> Iterator[Finding]:
+    """Whether pictures can be signed, and for how long; nothing where they are not."""
+    from service.gateway.provenance import day, signer_of
+
+    try:
+        signer = signer_of(settings)
+    except ConfigurationError as error:
+        yield Finding("provenance", Level.FAIL, error.message, "docs/content-and-provenance.md says what it takes")
+        return
+    if signer is None:
+        return
+    found = f"pictures are signed; the certificate is valid until {day(signer.expires_at_s)}"
+    if signer.expires_at_s - time.time() < SOON_S:
+        yield Finding("provenance", Level.WARN, found, "get a new certificate: without one no picture is sent")
+    else:
+        yield Finding("provenance", Level.OK, found)
 
 
 def check_torch(settings: Settings) -> Iterator[Finding]:

@@ -29,9 +29,11 @@ from service.gateway import (
 )
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
+from service.gateway.content_filter import content_filter_of
 from service.gateway.context import Gateway, ServedModel
 from service.gateway.envelope import Envelope
 from service.gateway.openapi.document import Document
+from service.gateway.provenance import signer_of
 from service.gateway.reference import Reference
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.responses import error_response
@@ -61,7 +63,10 @@ SWEEP_PERIOD_S = 60.0
 def create_app(
     settings: Settings, queues: Queues, blobs: BlobStore, metrics: Metrics, cards: Sequence[ModelCard]
 ) -> FastAPI:
-    """The application that serves the models of `cards`, the first by default. The caller closes the queues."""
+    """The application that serves the models of `cards`, the first by default. The caller closes the queues.
+
+    Raises ConfigurationError where filter or signer cannot be had.
+    """
     grace_s = settings.no_worker_grace_s
     gateway = Gateway(
         settings=settings,
@@ -74,9 +79,10 @@ def create_app(
         queues=queues,
         blobs=blobs,
         metrics=metrics,
-        validator=Validator({card.name: card for card in cards}, settings),
+        validator=Validator({card.name: card for card in cards}, settings, content_filter_of(settings)),
         waiters=Waiters(queues, metrics, keep_s=settings.result_ttl_s),
         bells=Bells(queues.news()),
+        signer=signer_of(settings),
     )
 
     @asynccontextmanager

@@ -12,6 +12,8 @@ from model.config import ModelCard
 from service.blobs import BlobStore
 from service.gateway.abandoned import Abandoned
 from service.gateway.bells import Bells
+from service.gateway.content_filter import CONTENT_FILTER_HEADER, OFF
+from service.gateway.provenance import C2PA, PROVENANCE_HEADER, PictureSigner
 from service.gateway.sharing import Sharing
 from service.gateway.validation import Validator
 from service.gateway.waiters import Waiters
@@ -47,10 +49,26 @@ class Gateway:
     validator: Validator
     waiters: Waiters
     bells: Bells
+    signer: PictureSigner | None = None
     abandoned: Abandoned = field(default_factory=Abandoned)
     sharing: Sharing = field(default_factory=Sharing)
     is_draining: bool = field(default=False)
     started_at: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def content_filter(self) -> str:
+        """The name of the filter that prompts go through, "off" where there is none."""
+        return OFF if self.validator.content_filter is None else self.validator.content_filter.name
+
+    @property
+    def provenance(self) -> str:
+        """How pictures are signed, "off" where they are not."""
+        return OFF if self.signer is None else C2PA
+
+    @property
+    def state_headers(self) -> dict[str, str]:
+        """What every answer to a request for pictures says about filter and signatures."""
+        return {CONTENT_FILTER_HEADER: self.content_filter, PROVENANCE_HEADER: self.provenance}
 
     def send_home(self) -> None:
         """End all waiting: this gateway stops, and the jobs go on."""

@@ -22,8 +22,9 @@ from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, gateway_of
 from service.gateway.event_schemas import ErrorEvent, PartialPictureEvent, PictureEvent, PreviewEvent
 from service.gateway.feed import Changed, Ended, FeedEvent, PartialReady, PictureReady, PreviewReady, feed
-from service.gateway.formats import Encoding, encode
+from service.gateway.formats import PNG, Encoding, encode
 from service.gateway.jobs import check_id, describe
+from service.gateway.provenance import PROVENANCE_HEADER
 from service.gateway.query import read_flags, read_index
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.rendering import error_of, image_path
@@ -60,7 +61,9 @@ async def get_events(request: Request, job_id: str, owner: Owner) -> Response:
     status = await gateway.queues.status(job_id, owner)  # what is wrong is still an error of its own here
     level = WatchLevel.PREVIEWS if flags["previews"] else WatchLevel.PICTURES
     events = event_stream(gateway, status.job, after=after, level=level, has_pictures=flags["pictures"])
-    return event_stream_response(events, job_id)
+    response = event_stream_response(events, job_id)
+    response.headers[PROVENANCE_HEADER] = gateway.provenance
+    return response
 
 
 @router.get("/v1/jobs/{job_id}/live")
@@ -76,7 +79,9 @@ async def get_live(request: Request, job_id: str, owner: Owner) -> Response:
     if index >= status.job.num_images:
         raise JobNotFound(f"job {job_id} has no picture {index}; allowed: 0 to {status.job.num_images - 1}")
     return StreamedResponse(
-        _frames(gateway, status, index), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}"
+        _frames(gateway, status, index),
+        media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}",
+        headers={PROVENANCE_HEADER: gateway.provenance},
     )
 
 
@@ -145,11 +150,11 @@ async def _as_sse(gateway: Gateway, job: Job, event: FeedEvent) -> bytes:
                 step=event.step,
                 num_steps=event.num_steps,
                 content_type="image/png",
-                b64_json=_b64(event.png),
+                b64_json=_b64(await _to_send(gateway, event.png, PNG)),
             )
             return _sse("partial_image", partial, event.id)
         case PictureReady():
-            return _sse("image", await _picture_event(job, event), event.id)
+            return _sse("image", await _picture_event(gateway, job, event), event.id)
         case Ended(status):
             body = await describe(gateway, status)
             if status.state is JobState.DONE:
@@ -158,9 +163,9 @@ async def _as_sse(gateway: Gateway, job: Job, event: FeedEvent) -> bytes:
             return _sse("error", ErrorEvent(error=None if error is None else error_detail(error), job=body), END_ID)
 
 
-async def _picture_event(job: Job, event: PictureReady) -> PictureEvent:
+async def _picture_event(gateway: Gateway, job: Job, event: PictureReady) -> PictureEvent:
     encoding = Encoding.of_job(job)
-    picture = (await encode((event.png,), encoding))[0] if event.png else b""
+    picture = await _to_send(gateway, event.png, encoding) if event.png else b""
     return PictureEvent(
         job_id=job.id,
         index=event.index,
@@ -170,6 +175,11 @@ async def _picture_event(job: Job, event: PictureReady) -> PictureEvent:
         content_type=encoding.media_type,
         b64_json=_b64(picture) if picture else None,
     )
+
+
+async def _to_send(gateway: Gateway, png: bytes, encoding: Encoding) -> bytes:
+    (picture,) = await encode((png,), encoding, gateway.signer)
+    return picture
 
 
 async def _frames(gateway: Gateway, status: JobStatus, index: int) -> AsyncGenerator[bytes, None]:
@@ -183,7 +193,7 @@ async def _frames(gateway: Gateway, status: JobStatus, index: int) -> AsyncGener
                     case PreviewReady(index=found) if found == index:
                         yield _frame("image/jpeg", await asyncio.to_thread(_enlarge, event.data, size))
                     case PictureReady(index=found) if found == index:
-                        yield _frame("image/png", event.png)
+                        yield _frame(PNG.media_type, await _to_send(gateway, event.png, PNG))
                         return
         except EmmditError:
             return  # what was shown last stays

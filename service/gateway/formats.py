@@ -1,7 +1,8 @@
 """Stored PNGs -> what a client asked for: png, jpeg or webp. A PNG passes through untouched.
 
 What a picture says about itself goes along, and nothing else: the PNG's text chunks, which are the operator's choice
-(service/png.py), become the Exif UserComment, as JSON. Pillow is loaded with the first picture that needs it.
+(service/png.py), become the Exif UserComment, as JSON, and its XMP stays XMP. Where the operator signs
+pictures, it happens here. Pillow is loaded with the first picture that needs it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.jobs import Job
+from service.marks import XMP_CHUNK
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from service.gateway.provenance import PictureSigner
 
 DEFAULT_QUALITY = 90  # no difference to see beside the PNG, at a third of its bytes
 MAX_QUALITY = 100
@@ -76,36 +83,46 @@ class Encoding:
 PNG = Encoding()
 
 
-async def encode(pngs: Sequence[bytes], encoding: Encoding) -> tuple[bytes, ...]:
-    """These PNGs in the encoding, in a thread: a WebP of a megapixel takes a tenth of a second."""
-    if encoding.quality is None:
+async def encode(pngs: Sequence[bytes], encoding: Encoding, signer: PictureSigner | None) -> tuple[bytes, ...]:
+    """These PNGs as they are sent, in a thread: a WebP of a megapixel takes a tenth of a second."""
+    if encoding.quality is None and signer is None:
         return tuple(pngs)
-    return await asyncio.to_thread(lambda: tuple(encode_one(png, encoding) for png in pngs))
+    return await asyncio.to_thread(lambda: tuple(encode_one(png, encoding, signer) for png in pngs))
 
 
-def encode_one(png: bytes, encoding: Encoding) -> bytes:
-    """One PNG in the encoding. Blocks."""
-    if encoding.quality is None:
+def encode_one(png: bytes, encoding: Encoding, signer: PictureSigner | None = None) -> bytes:
+    """One PNG in the encoding, signed where there is a signer. Blocks. Raises EmmditError where it cannot be signed."""
+    if encoding.quality is None and signer is None:
         return png
     from PIL import Image
 
-    file = io.BytesIO()
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        exif = _exif_of(image.info)
-        if encoding.format is PictureFormat.JPEG:
-            # 0 would mean the library's own default there.
-            subsampling = "4:4:4" if encoding.quality >= FULL_COLOUR_QUALITY else "4:2:0"
-            image.save(file, "JPEG", quality=max(encoding.quality, 1), subsampling=subsampling, exif=exif)
-        else:
-            image.save(file, "WEBP", quality=encoding.quality, exif=exif)
+        text = _text_of(image.info)
+        picture = png if encoding.quality is None else _converted(image, encoding, encoding.quality, text)
+    return picture if signer is None else signer.sign(picture, encoding.media_type, text)
+
+
+def _converted(image: Image.Image, encoding: Encoding, quality: int, text: Mapping[str, str]) -> bytes:
+    file = io.BytesIO()
+    marks = {"exif": _exif_of(text), "xmp": image.info.get("xmp", b"")}
+    if encoding.format is PictureFormat.JPEG:
+        # 0 would mean the library's own default there.
+        subsampling = "4:4:4" if quality >= FULL_COLOUR_QUALITY else "4:2:0"
+        image.save(file, "JPEG", quality=max(quality, 1), subsampling=subsampling, **marks)
+    else:
+        image.save(file, "WEBP", quality=quality, **marks)
     return file.getvalue()
 
 
-def _exif_of(info: Mapping[Any, Any]) -> bytes:
-    """A PNG's text chunks as Exif; empty where it has none. Of what else Pillow knows about it nothing is text."""
+def _text_of(info: Mapping[Any, Any]) -> dict[str, str]:
+    """A PNG's text chunks but for XMP. Of what else Pillow knows about it nothing is text."""
+    return {str(name): str(value) for name, value in info.items() if isinstance(value, str) and name != XMP_CHUNK}
+
+
+def _exif_of(text: Mapping[str, str]) -> bytes:
+    """A PNG's text chunks as Exif; empty where it has none."""
     from PIL import Image
 
-    text = {str(name): str(value) for name, value in info.items() if isinstance(value, str)}
     if not text:
         return b""
     exif = Image.Exif()

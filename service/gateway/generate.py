@@ -30,7 +30,7 @@ from service.gateway.events import event_stream, event_stream_response
 from service.gateway.formats import Encoding
 from service.gateway.jobs import describe, poll_headers
 from service.gateway.multipart import multipart_response
-from service.gateway.rendering import Finished, done_of, load, render
+from service.gateway.rendering import Finished, done_of, load_to_send, render
 from service.gateway.validation import encoding_of
 from service.jobs import WatchLevel
 
@@ -75,7 +75,7 @@ async def generate(request: Request, owner: Annotated[str, Depends(owner_of)]) -
             response = await _finished(request, gateway, entry, media_type, began_at)
     except EmmditError as error:
         response = failed(request, entry, error)
-    response.headers.update(entry_headers(entry, response.status_code))
+    response.headers.update(gateway.state_headers | entry_headers(entry, response.status_code))
     return response
 
 
@@ -88,8 +88,17 @@ async def _finished(
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     done = done_of(status)
     encoding = Encoding.of_job(entry.status.job)
-    pictures = await load(gateway.blobs, done.images, encoding)
-    return render(Finished(status, done, pictures, encoding, total_s=time.monotonic() - began_at), media_type)
+    pictures = await load_to_send(gateway, done.images, encoding)
+    finished = Finished(
+        status,
+        done,
+        pictures,
+        encoding,
+        total_s=time.monotonic() - began_at,
+        content_filter=gateway.content_filter,
+        provenance=gateway.provenance,
+    )
+    return render(finished, media_type)
 
 
 async def _events_while_wanted(gateway: Gateway, entry: Entry, began_at: float) -> AsyncGenerator[bytes, None]:

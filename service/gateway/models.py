@@ -47,6 +47,8 @@ def _body(gateway: Gateway, model: ServedModel) -> ModelBody:
         max_prompt_chars=settings.max_prompt_chars,
         vocabulary=None if card.vocabulary is None else list(card.vocabulary),
         example_prompts=list(card.example_prompts),
+        content_filter=gateway.content_filter,
+        provenance=gateway.provenance,
         num_workers=len(alive),
         is_ready=bool(alive),
         workers=[

@@ -90,9 +90,9 @@ async def _parts(
     has_ended = False
     try:
         try:
-            yield await _part(*first, encoding, boundary, began_at_s)
+            yield await _part(gateway, *first, encoding, boundary, began_at_s)
             async for picture, status in others:
-                yield await _part(picture, status, encoding, boundary, began_at_s)
+                yield await _part(gateway, picture, status, encoding, boundary, began_at_s)
         except EmmditError as error:
             body = ErrorBody(error=error_detail(error)).model_dump_json().encode()
             yield _framed(body, boundary, {"Content-Type": "application/json"})
@@ -105,9 +105,14 @@ async def _parts(
 
 
 async def _part(
-    picture: PictureReady, status: JobStatus | None, encoding: Encoding, boundary: str, began_at_s: float
+    gateway: Gateway,
+    picture: PictureReady,
+    status: JobStatus | None,
+    encoding: Encoding,
+    boundary: str,
+    began_at_s: float,
 ) -> bytes:
-    (data,) = await encode((picture.png,), encoding)
+    (data,) = await encode((picture.png,), encoding, gateway.signer)
     headers = {
         "Content-Type": encoding.media_type,
         "X-Image-Index": str(picture.index),

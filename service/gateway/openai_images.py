@@ -31,7 +31,7 @@ from service.gateway.rendering import (
     clean_headers,
     done_of,
     image_path,
-    load,
+    load_to_send,
     outcome_headers,
     recipe_headers,
     size_of,
@@ -72,7 +72,7 @@ async def create_images(request: Request, owner: Annotated[str, Depends(owner_of
             response = await _finished(request, gateway, entry, order, began_at_s)
     except EmmditError as error:
         response = failed(request, entry, error)
-    response.headers.update(entry_headers(entry, response.status_code))
+    response.headers.update(gateway.state_headers | entry_headers(entry, response.status_code))
     return response
 
 
@@ -107,7 +107,7 @@ async def _finished(
 
 
 async def _pictures(gateway: Gateway, done: Done, order: ImagesOrder) -> list[ImageData]:
-    pictures = await load(gateway.blobs, done.images, order.encoding)
+    pictures = await load_to_send(gateway, done.images, order.encoding)
     return [
         ImageData(b64_json=base64.b64encode(picture).decode(), revised_prompt=done.prompt, seed=image.seed)
         for picture, image in zip(pictures, done.images, strict=True)

@@ -53,18 +53,18 @@ async def _events(
                         if is_first:
                             gateway.metrics.time_to_first_preview.observe(time.monotonic() - began_at_s)
                             is_first = False
-                        yield _named(await _partial(event, job, order))
+                        yield _named(await _partial(gateway, event, job, order))
                     case PictureReady():
-                        yield _named(await _completed(event, job, order))
+                        yield _named(await _completed(gateway, event, job, order))
                     case Ended(status) if (error := error_of(status)) is not None:
                         yield _failed(error)
         except EmmditError as error:
             yield _failed(error)
 
 
-async def _partial(event: PartialReady, job: Job, order: ImagesOrder) -> PartialImageEvent:
+async def _partial(gateway: Gateway, event: PartialReady, job: Job, order: ImagesOrder) -> PartialImageEvent:
     return PartialImageEvent(
-        b64_json=await _b64(event.png, order),
+        b64_json=await _b64(gateway, event.png, order),
         index=event.index,
         partial_image_index=event.partial_index,
         created_at=int(time.time()),
@@ -74,9 +74,9 @@ async def _partial(event: PartialReady, job: Job, order: ImagesOrder) -> Partial
     )
 
 
-async def _completed(event: PictureReady, job: Job, order: ImagesOrder) -> CompletedEvent:
+async def _completed(gateway: Gateway, event: PictureReady, job: Job, order: ImagesOrder) -> CompletedEvent:
     return CompletedEvent(
-        b64_json=await _b64(event.png, order),
+        b64_json=await _b64(gateway, event.png, order),
         index=event.index,
         seed=event.image.seed,
         created_at=int(time.time()),
@@ -86,8 +86,8 @@ async def _completed(event: PictureReady, job: Job, order: ImagesOrder) -> Compl
     )
 
 
-async def _b64(png: bytes, order: ImagesOrder) -> str:
-    (picture,) = await encode((png,), order.encoding)
+async def _b64(gateway: Gateway, png: bytes, order: ImagesOrder) -> str:
+    (picture,) = await encode((png,), order.encoding, gateway.signer)
     return base64.b64encode(picture).decode()
 
 

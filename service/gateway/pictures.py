@@ -14,7 +14,7 @@ from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.jobs import check_id
 from service.gateway.query import read_query
 from service.gateway.refusals import RequestRefused
-from service.gateway.rendering import image_of, image_path, load, render_picture
+from service.gateway.rendering import image_of, image_path, load_to_send, render_picture
 from service.gateway.signing import SIGNED_FIELDS, check_signature
 from service.jobs import Job
 
@@ -39,10 +39,10 @@ async def get_image(request: Request, job_id: str, index: str) -> Response:
     encoding = _encoding(query, status.job)
     image = image_of(status, index)
     try:
-        (picture,) = await load(gateway.blobs, (image,), encoding)
+        (picture,) = await load_to_send(gateway, (image,), encoding)
     except JobNotReady as error:  # done, but its time to live is over
         raise RequestRefused(410, error.code, f"picture {index} of job {job_id} is no longer stored") from None
-    return render_picture(status, image, picture, encoding)
+    return render_picture(status, image, picture, encoding, gateway.provenance)
 
 
 def _encoding(query: Mapping[str, str], job: Job) -> Encoding:

@@ -16,7 +16,9 @@ from fastapi.responses import JSONResponse, Response
 from service.blobs import BlobStore
 from service.errors import DeadlineExceeded, EmmditError, JobFailed, JobNotFound, JobNotReady, JobWasCancelled
 from service.gateway.accept import MediaType
-from service.gateway.formats import PNG, Encoding, encode
+from service.gateway.context import Gateway
+from service.gateway.formats import Encoding, encode
+from service.gateway.provenance import PROVENANCE_HEADER
 from service.gateway.schemas import ErrorDetail, GenerateResponse, JobBody, JobImage, Picture, PriorityName, Timings
 from service.gateway.validation import warnings_for
 from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job, JobStatus, Priority
@@ -31,13 +33,17 @@ PRIORITY_NAMES: Mapping[Priority, PriorityName] = {
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A job that is done, its pictures as they are sent, and how long its client has waited in all."""
+    """A job that is done, its pictures as they are sent, how long its client has waited in all, and what was done to
+    prompt and pictures on the way: the names of filter and signature.
+    """
 
     status: JobStatus
     done: Done
     pictures: tuple[bytes, ...]
     encoding: Encoding
     total_s: float
+    content_filter: str
+    provenance: str
 
 
 def error_of(status: JobStatus) -> EmmditError | None:
@@ -72,16 +78,18 @@ def image_of(status: JobStatus, index: str) -> ImageRef:
     return done_of(status).images[int(index)]
 
 
-async def load(blobs: BlobStore, images: Sequence[ImageRef], encoding: Encoding = PNG) -> tuple[bytes, ...]:
-    """The pictures' bytes, checked, in the encoding that is sent.
-
-    All before the first is sent: a picture that fails must still be a proper error.
-    """
+async def load(blobs: BlobStore, images: Sequence[ImageRef]) -> tuple[bytes, ...]:
+    """The stored PNGs, checked. All before the first is sent: a picture that fails must still be a proper error."""
 
     def get_all() -> tuple[bytes, ...]:
         return tuple(blobs.get(image.blob, image.sha256) for image in images)
 
-    return await encode(await asyncio.to_thread(get_all), encoding)
+    return await asyncio.to_thread(get_all)
+
+
+async def load_to_send(gateway: Gateway, images: Sequence[ImageRef], encoding: Encoding) -> tuple[bytes, ...]:
+    """The pictures as they are sent: checked, in the encoding, signed where the operator signs."""
+    return await encode(await load(gateway.blobs, images), encoding, gateway.signer)
 
 
 def render(finished: Finished, media_type: MediaType) -> Response:
@@ -95,9 +103,10 @@ def render(finished: Finished, media_type: MediaType) -> Response:
             raise AssertionError("sent while the job runs")
 
 
-def render_picture(status: JobStatus, image: ImageRef, picture: bytes, encoding: Encoding) -> Response:
+def render_picture(status: JobStatus, image: ImageRef, picture: bytes, encoding: Encoding, provenance: str) -> Response:
     """The answer to GET /v1/jobs/{id}/images/{i}."""
-    headers = recipe_headers(status.job, done_of(status).model_version) | {"X-Seed": str(image.seed)}
+    headers = recipe_headers(status.job, done_of(status).model_version)
+    headers |= {"X-Seed": str(image.seed), PROVENANCE_HEADER: provenance}
     return Response(picture, media_type=encoding.media_type, headers=clean_headers(headers))
 
 
@@ -176,6 +185,8 @@ def _generate_body(finished: Finished) -> GenerateResponse:
         num_inference_steps=params.num_inference_steps,
         guidance_scale=params.guidance_scale,
         output_format=finished.encoding.format.value,
+        content_filter=finished.content_filter,
+        provenance=finished.provenance,
         timings=_timings(status, total_s=finished.total_s),
         warnings=[*warnings_for(params), *done.warnings],
     )

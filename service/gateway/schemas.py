@@ -100,6 +100,8 @@ class GenerateResponse(BaseModel):
     num_inference_steps: int = Field(description="Steps that were taken.")
     guidance_scale: float = Field(description="Guidance that was used.")
     output_format: FormatName = Field(description="How the pictures are written.")
+    content_filter: str = Field(description="The filter that the prompt went through; `off` where there is none.")
+    provenance: str = Field(description="How the pictures are signed: `c2pa`, or `off`.")
     timings: Timings = Field(description="Seconds.")
     warnings: list[str] = Field(description="What was asked for in vain.")
 
@@ -198,6 +200,8 @@ class ModelBody(BaseModel):
         description="The words that a demo model was trained on; null where any text makes sense."
     )
     example_prompts: list[str] = Field(description="Prompts to begin with.")
+    content_filter: str = Field(description="The filter that prompts go through; `off` where there is none.")
+    provenance: str = Field(description="How pictures are signed: `c2pa`, or `off`.")
     num_workers: int = Field(description="Live ones that draw with it.")
     is_ready: bool = Field(description="Whether there is one.")
     workers: list[WorkerBody] = Field(description="Where it is loaded.")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from model.config import ModelCard
 from model.params import MAX_SEED, GenerationParams
 from service.errors import InvalidValue, UnknownModel
+from service.gateway.content_filter import CONTENT_FILTER_HEADER, ContentFilter
 from service.gateway.formats import MAX_QUALITY, Encoding, PictureFormat
 from service.gateway.limits import Rule, choice, fault_in, flag, integer, number, positive_number, prose
 from service.gateway.refusals import RequestRefused, shorten
@@ -45,13 +46,14 @@ S = TypeVar("S", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """Checks requests against the models' cards and the operator's limits. Pure but for the seeds it draws.
+    """Checks requests against the models' cards and the operator's limits and filter. Pure but for the seeds it draws.
 
     The first of `cards` is the default. What is allowed depends on the model that a request names.
     """
 
     cards: Mapping[str, ModelCard]
     settings: Settings
+    content_filter: ContentFilter | None = None
 
     def model_named(self, fields: Mapping[str, Any]) -> str:
         """The model that a body asks for, the default where it names none, "unknown" where there is no such model."""
@@ -72,7 +74,7 @@ class Validator:
         return parse_fields(GenerateRequest, fields, lambda name: self.allowed(name, self.card_named(fields)))
 
     def to_job(self, request: GenerateRequest, *, owner: str, inbox: str, encoding: Encoding | None = None) -> Job:
-        """The job with effective values. Raises InvalidValue or UnknownModel.
+        """The job with effective values. Raises InvalidValue, UnknownModel or what the content filter refuses.
 
         `encoding` is what the request's fields and headers came to; None where the fields alone say it.
         """
@@ -88,6 +90,8 @@ class Validator:
         partial_images = value_of("partial_images")
         encoding = encoding or encoding_of(PictureFormat(value_of("output_format")), request.output_compression)
         width, height = (int(side) for side in value_of("size").split("x"))
+        negative_prompt = value_of("negative_prompt")
+        self._refuse_content(prompt, negative_prompt)
         return Job(
             id=new_job_id(),
             model=card.name,
@@ -99,7 +103,7 @@ class Validator:
                 num_inference_steps=value_of("num_inference_steps"),
                 guidance_scale=float(value_of("guidance_scale")),
                 seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
-                negative_prompt=value_of("negative_prompt"),
+                negative_prompt=negative_prompt,
                 clean_prompt=value_of("clean_prompt"),
                 exact_schedule=value_of("exact_schedule"),
             ),
@@ -112,6 +116,17 @@ class Validator:
             watch_level=WatchLevel.PREVIEWS if value_of("previews") or partial_images else WatchLevel.NOTHING,
             partial_images=partial_images,
         )
+
+    def _refuse_content(self, prompt: str, negative_prompt: str) -> None:
+        """Raises RequestRefused, which does not say why: the list is the operator's."""
+        if self.content_filter is not None and self.content_filter.refuses(prompt, negative_prompt):
+            raise RequestRefused(
+                400,
+                "content_policy_violation",  # as clients of OpenAI's API know it
+                "prompt: the content filter of this service refuses it; allowed: another prompt",
+                param="prompt",
+                headers={CONTENT_FILTER_HEADER: self.content_filter.name},
+            )
 
     def allowed(self, field: str, card: ModelCard) -> str:
         """The sentence that says what `field` may be where the model of `card` is to draw."""

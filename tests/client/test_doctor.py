@@ -10,10 +10,11 @@ from model.torch_build import DeviceFacts, TorchBuild
 from service.cli import checks, part_checks
 from service.cli.app import app
 from service.cli.checks import Level, check_disk, check_packages, check_port, check_service, check_settings, masked
-from service.cli.part_checks import check_models, check_queue, check_torch
+from service.cli.part_checks import check_content_filter, check_models, check_provenance, check_queue, check_torch
 from service.queue_facts import ServerFacts
 from service.settings import Settings
 from tests.client.scripted_server import Reply, ScriptedServer
+from tests.support.certificates import make_signing_files
 
 GIB = 1024**3
 
@@ -162,3 +163,21 @@ def test_weights_are_sound_missing_or_not_the_published_ones(tmp_path, monkeypat
 )
 def test_no_password_is_shown(url, shown):
     assert masked(url) == shown
+
+
+def test_a_word_list_is_counted_and_a_broken_one_is_a_fault(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("gore\nblack metal\n")
+    assert list(check_content_filter(Settings())) == []
+    (finding,) = check_content_filter(Settings(blocked_words_file=path))
+    assert finding.level is Level.OK
+    assert "2 words" in finding.found
+    path.write_text("")
+    assert levels(check_content_filter(Settings(blocked_words_file=path))) == [("content filter", Level.FAIL)]
+
+
+@pytest.mark.parametrize(("days", "level"), [((-1, 90), Level.OK), ((-1, 20), Level.WARN), ((-2, -1), Level.FAIL)])
+def test_a_certificate_is_tried_and_its_end_is_announced(tmp_path, days, level):
+    assert list(check_provenance(Settings())) == []
+    (finding,) = check_provenance(Settings(**make_signing_files(tmp_path, days=days).settings))
+    assert (finding.name, finding.level) == ("provenance", level)

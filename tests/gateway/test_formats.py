@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from service.gateway.formats import Encoding, PictureFormat, encode_one
+from service.marks import XMP, XMP_CHUNK
 from service.png import encode_png
 
 USER_COMMENT = 0x9286
@@ -58,9 +59,19 @@ def test_what_the_png_says_goes_along_and_nothing_else(kind):
 
 
 @pytest.mark.parametrize("kind", LOSSY)
+def test_the_mark_of_the_machine_goes_along_where_its_readers_look(kind):
+    png = encode_png(gradient(), {"Seed": "7", XMP_CHUNK: XMP})
+    picture = encode_one(png, Encoding.of(kind))
+    assert Image.open(io.BytesIO(picture)).info["xmp"] == XMP.encode()
+    assert comment_of(picture) == {"Seed": "7"}
+
+
+@pytest.mark.parametrize("kind", LOSSY)
 def test_a_png_that_says_nothing_becomes_a_picture_that_says_nothing(kind):
     picture = encode_one(encode_png(gradient(), {}), Encoding.of(kind))
     assert len(Image.open(io.BytesIO(picture)).getexif()) == 0
+    assert b"xmp" not in picture.lower()
+    assert b"adobe" not in picture.lower()
 
 
 @pytest.mark.parametrize(("kind", "quality"), [(PictureFormat.PNG, 80), (PictureFormat.JPEG, None)])

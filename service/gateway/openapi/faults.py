@@ -54,6 +54,13 @@ FAULTS: Sequence[Fault] = (
         "'seed' is given twice, the second time as 8; allowed: every field once",
         "seed",
     ),
+    Fault(
+        400,
+        "content_policy_violation",
+        "The content filter of this service refuses the prompt.",
+        "prompt: the content filter of this service refuses it; allowed: another prompt",
+        "prompt",
+    ),
     Fault(400, "invalid_json", "The body is no JSON object.", "the body is an array; allowed: one JSON object"),
     Fault(400, "invalid_encoding", "The body is no UTF-8.", "the body is not UTF-8: byte 15 is 0xe9"),
     Fault(400, "incomplete_body", "The body was cut off.", "the connection was closed in the middle of the body"),

@@ -9,7 +9,8 @@ from service.gateway.accept import MediaType
 from service.gateway.formats import PictureFormat
 from service.gateway.openapi.examples import EXAMPLES, Example
 from service.gateway.openapi.faults import EVERYWHERE, Fault, faults_named
-from service.gateway.openapi.parts import OUTCOME_HEADERS, RECIPE_HEADERS
+from service.gateway.openapi.parts import OUTCOME_HEADERS, RECIPE_HEADERS, STATE_HEADERS
+from service.gateway.provenance import PROVENANCE_HEADER
 
 JSON = "application/json"
 PROMETHEUS = "text/plain"
@@ -94,6 +95,7 @@ _BODY = (
 )
 _ENDS = ("409 cancelled", "410 job_not_ready", "500 generation_failed", "500 image_corrupt", "504 deadline_exceeded")
 _ENTRY = (
+    "400 content_policy_violation",
     "409 idempotency_in_progress",
     "422 idempotency_key_reused",
     "429 rate_limit_exceeded",
@@ -103,7 +105,7 @@ _ENTRY = (
 _LOOK = ("404 job_not_found", "503 server_is_overloaded")
 _QUERY = ("400 invalid_value", "400 unknown_field", "400 duplicate_field")
 _AFTERWARDS = ("getJob", "watchJob", "getLivePicture", "getPicture", "cancelJob")
-_RECIPE = (*RECIPE_HEADERS, *OUTCOME_HEADERS)
+_RECIPE = (*RECIPE_HEADERS, *OUTCOME_HEADERS, *STATE_HEADERS)
 
 OPERATIONS: Sequence[Operation] = (
     Operation(
@@ -128,7 +130,14 @@ OPERATIONS: Sequence[Operation] = (
             202: Answer(
                 "Accepted, to be fetched later (`Prefer: respond-async`).",
                 "JobBody",
-                headers=("Location", "Preference-Applied", "Retry-After", "X-Job-ID", "Idempotency-Replayed"),
+                headers=(
+                    "Location",
+                    "Preference-Applied",
+                    "Retry-After",
+                    "X-Job-ID",
+                    "Idempotency-Replayed",
+                    *STATE_HEADERS,
+                ),
                 links=_AFTERWARDS,
                 job_id="$response.body#/id",
             ),
@@ -212,7 +221,7 @@ OPERATIONS: Sequence[Operation] = (
         "A stream that broke is taken up again with its last `id` as `Last-Event-ID`, at any gateway, within two "
         "minutes of that event.",
         {
-            200: Answer("Events, until the job has ended.", events=EVENTS, headers=("X-Job-ID",)),
+            200: Answer("Events, until the job has ended.", events=EVENTS, headers=("X-Job-ID", PROVENANCE_HEADER)),
             204: Answer("`Last-Event-ID` is the job's last event: there is nothing more."),
         },
         ("JobId", "WithPictures", "WithPreviews", "LastEventId", "RequestId"),
@@ -226,7 +235,13 @@ OPERATIONS: Sequence[Operation] = (
         "A picture that forms in a plain <img>",
         "`multipart/x-mixed-replace`: previews at the picture's own size, one after the other, and at last "
         "the picture.",
-        {200: Answer("Frames; the last one is the picture.", others=("multipart/x-mixed-replace",))},
+        {
+            200: Answer(
+                "Frames; the last one is the picture.",
+                others=("multipart/x-mixed-replace",),
+                headers=(PROVENANCE_HEADER,),
+            )
+        },
         ("JobId", "LiveIndex", "RequestId"),
         errors=(*_QUERY, *_LOOK),
     ),
@@ -238,7 +253,7 @@ OPERATIONS: Sequence[Operation] = (
         "Fetch a finished picture",
         "In the job's `output_format`, or as the query says. A signed link, which `response_format: url` gives, works "
         "for everybody who has it, until it expires; changing anything in it is 403.",
-        {200: Answer("The picture.", others=PICTURES, headers=RECIPE_HEADERS)},
+        {200: Answer("The picture.", others=PICTURES, headers=(*RECIPE_HEADERS, PROVENANCE_HEADER))},
         ("JobId", "PictureIndex", "Format", "Compression", "Expires", "Signature", "RequestId"),
         errors=(*_QUERY, *_LOOK, "403 link_invalid", "403 link_expired", "409 job_not_ready", *_ENDS),
     ),

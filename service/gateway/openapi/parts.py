@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.gateway.accept import MediaType
+from service.gateway.content_filter import CONTENT_FILTER_HEADER
 from service.gateway.events import LAST_EVENT_PATTERN
 from service.gateway.formats import DEFAULT_QUALITY, MAX_QUALITY, PictureFormat
 from service.gateway.idempotency import KEY_PATTERN, MAX_KEY_CHARS
 from service.gateway.job_list import DEFAULT_LIMIT, MAX_LIMIT
 from service.gateway.jobs import JOB_ID_PATTERN
 from service.gateway.openapi.faults import EXAMPLE_ID
+from service.gateway.provenance import PROVENANCE_HEADER
 from service.gateway.query import INDEX_PATTERN
 from service.jobs import JobState
 
@@ -123,6 +125,8 @@ HEADERS: Mapping[str, Json] = {
     "x-queue-time": _sent("Seconds spent waiting for a worker.", _SECONDS, 0.004),
     "x-inference-time": _sent("Seconds spent drawing.", _SECONDS, 0.412),
     "x-total-time": _sent("Seconds from the request's arrival to its answer.", _SECONDS, 0.431),
+    CONTENT_FILTER_HEADER: _sent("The filter that the prompt went through; `off` where there is none.", _TEXT, "off"),
+    PROVENANCE_HEADER: _sent("How the pictures are signed: `c2pa`, or `off`.", _TEXT, "off"),
     "Idempotency-Replayed": _sent("`true` where an earlier request with this key has had the job.", _TEXT, "true"),
     "Location": _sent("Where the job is to be looked at.", _TEXT, f"/v1/jobs/{EXAMPLE_ID}", required=True),
     "Preference-Applied": _sent("What of Prefer was heard.", _TEXT, "respond-async", required=True),
@@ -139,6 +143,7 @@ RECIPE_HEADERS = (
     "X-Model",
     "X-Model-Version",
 )
+STATE_HEADERS = (CONTENT_FILTER_HEADER, PROVENANCE_HEADER)
 OUTCOME_HEADERS = ("x-queue-time", "x-inference-time", "x-total-time", "X-Warning")
 
 
