@@ -21,6 +21,7 @@ from model.bundle import Bundle
 from model.compiled import CompileTarget, Forward, load_compiled
 from model.fused import FusedEMMDiT
 from model.params import GenerationParams
+from model.progress import Progress, read_progress
 from model.sampler import estimate_x0, euler_update, guide, initial_noise
 from model.schedule import NUM_TRAIN_TIMESTEPS, serving_sigmas
 from model.text import unknown_words
@@ -179,6 +180,25 @@ class Engine:
 
     def _row_values(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+    def export(self, samples: Sequence[Sample]) -> list[Progress]:
+        """How far samples of one size have come, for `resume` of an engine with the same model, here or elsewhere.
+
+        One copy to the processor's memory; making bytes of it needs no engine and can be done elsewhere.
+        """
+        latents = torch.stack([sample.latents for sample in samples]).cpu()  # (b, c, h, w)
+        return [
+            Progress(self.card, sample.params, sample.sigmas, row, sample.step)
+            for sample, row in zip(samples, latents, strict=True)
+        ]
+
+    def resume(self, sample: Sample, state: bytes) -> None:
+        """Take a sample that has just begun to where `export` found it; `state` is the bytes of that.
+
+        Raises ValueError, and leaves it as it was, for what is damaged or not of this model and recipe.
+        """
+        latents, sample.step = read_progress(state, self.card, sample.params, sample.sigmas, sample.latents.shape)
+        sample.latents = latents.to(self.device)
 
     def decode(
         self, samples: Sequence[Sample], on_progress: Callable[[], None] = lambda: None

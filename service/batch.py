@@ -29,6 +29,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def rows(self) -> tuple[JobRow, ...]:
+        """All of them."""
+        return tuple(self._rows)
+
     def add(self, run: JobRun, index: int, sample: Sample) -> None:
         """The index-th picture of `run` joins; it can take part in the next forward."""
         self._rows.append(JobRow(run, index, sample, self._num_forwards, self._num_forwards))

@@ -15,7 +15,8 @@ from service.scheduler import Group
 class JobRun:
     """One attempt at a job. `claimed_at_s` is on the worker's monotonic clock. `is_dropped` once nobody wants it.
 
-    `watch_level` is raised where somebody comes to watch the job.
+    `watch_level` is raised where somebody comes to watch the job. It is not ready while what earlier attempts have kept
+    of its pictures is fetched: `states` of Engine.resume, by picture.
     """
 
     job: Job
@@ -28,6 +29,8 @@ class JobRun:
     prompt: str = ""
     unknown_words: tuple[str, ...] = ()
     watch_level: WatchLevel = WatchLevel.NOTHING
+    is_ready: bool = True
+    states: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def num_waiting(self) -> int:

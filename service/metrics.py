@@ -106,6 +106,9 @@ class Metrics:
         self.denoise_steps = counter("denoise_steps_total", "Denoising steps done, counted per picture.")
         self.images = counter("images_total", "Pictures drawn and stored.", "model", "resolution")
         self.image_bytes = histogram("image_bytes", "Size of the PNGs.", BYTES_BUCKETS)
+        self.store_refusals = counter(
+            "store_refusals_total", "Finished pictures that their store refused: it is full, or away."
+        )
         self.cache_events = counter("cache_events_total", "Cache look-ups: hit or miss.", "cache", "result")
 
         self._build_info = Gauge(
@@ -198,6 +201,13 @@ class WorkerGauges:
             namespace=NAMESPACE,
             registry=registry,
             multiprocess_mode="livesum",
+        )
+        self.can_store = Gauge(
+            "worker_can_store",
+            "1 while the store takes the worker's pictures; 0: they wait, and it claims nothing.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livemin",
         )
         self.compiled_networks = Gauge(
             "worker_compiled_networks",

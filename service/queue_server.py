@@ -71,13 +71,13 @@ class QueueServer:
         self._asking: asyncio.Task[None] | None = None
 
     @classmethod
-    def connect(cls, url: str) -> Self:
+    def connect(cls, url: str, *, is_text: bool = True) -> Self:
         """The server at `url` (redis://, rediss:// or unix://); connections are made when first needed.
 
-        Raises ConfigurationError for a URL that cannot be used.
+        Replies are text, or else bytes. Raises ConfigurationError for a URL that cannot be used.
         """
         options: dict[str, Any] = {
-            "decode_responses": True,
+            "decode_responses": is_text,
             "protocol": 2,
             "socket_connect_timeout": CALL_BUDGET_S / 2,
             "retry": Retry(ConstantBackoff(0.05), 1),
@@ -94,7 +94,7 @@ class QueueServer:
             raise ConfigurationError(message) from None
         return cls(Redis.from_pool(commands), Redis.from_pool(blocking))
 
-    async def run(self, name: str, keys: Sequence[str | bytes], *arguments: str | int) -> Any:  # noqa: ANN401  (Lua's reply)
+    async def run(self, name: str, keys: Sequence[str | bytes], *arguments: str | bytes | int) -> Any:  # noqa: ANN401  (Lua's reply)
         """The reply of one script. To be called within `translated`, which bounds the wait."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls.append(_Call(self._scripts[name], (len(keys), *keys, *arguments), reply))

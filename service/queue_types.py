@@ -102,7 +102,8 @@ class WorkerInfo:
     and never computed with; `rate_cost_per_s` is its measured speed with `model` in megapixel-steps per second, as its
     other models let it be, 0 while unknown; `costs` is a `CostSummary` (service/estimates.py) as a dictionary, empty
     while nothing was measured. `models` are all that it serves; `memory` has the bytes of this one's parts, and
-    `shared_with` the other models of those parts that are not its own.
+    `shared_with` the other models of those parts that are not its own. It `can_store` unless the store of pictures
+    refuses them.
     """
 
     id: str
@@ -115,6 +116,7 @@ class WorkerInfo:
     models: list[str] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     shared_with: dict[str, list[str]] = field(default_factory=dict)
+    can_store: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from service.queue_types import QueueLimits
 
 ENV_PREFIX = "EMMDIT_"
 CLIENT_VARIABLES = frozenset({"EMMDIT_URL", "EMMDIT_API_KEY"})  # read by the commands that talk to a service
+BLOB_SCHEMES = ("redis://", "rediss://", "unix://", "s3://")
+S3_PLACE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<prefix>[\w./-]{0,200}))?", re.ASCII)
 MetadataMode = Literal["minimal", "full", "none"]
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -66,6 +69,33 @@ class Settings(BaseSettings):
     )
     url_ttl_s: Seconds = Field(
         0.0, ge=0, description="How long a signed link to a picture works; 0: as long as finished pictures are kept."
+    )
+
+    blob_url: SecretStr | None = Field(
+        None,
+        description="Where finished pictures are kept: a folder, `redis` (the queue's server), an address as in "
+        "`EMMDIT_REDIS_URL`, or s3://bucket/prefix. Unset: a folder in `EMMDIT_DATA_DIR`. See storage.md.",
+    )
+    blob_max_bytes: int = Field(
+        128 * 1024**2, ge=1024**2, description="Bytes of pictures kept in Redis; beyond it work is refused."
+    )
+    min_free_bytes: int = Field(
+        64 * 1024**2, ge=0, description="A folder takes no pictures while its disk has less room left than this."
+    )
+    s3_endpoint_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http:// or https:// address of an S3-compatible server. Unset: Amazon's, or what the usual AWS_* "
+        "variables say; those carry the credentials too.",
+    )
+    s3_region: str | None = Field(
+        None, min_length=1, description="Region of the bucket. Unset: as AWS_* variables say."
+    )
+    checkpoint_every: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Keep a running picture's progress after every so many steps, for a rerun after a crash; 0: never.",
     )
 
     embedded_max_memory_bytes: int = Field(
@@ -178,6 +208,17 @@ class Settings(BaseSettings):
     def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("the address must begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("blob_url")
+    @classmethod
+    def _check_blob_url(cls, url: SecretStr | None) -> SecretStr | None:
+        value = "" if url is None else url.get_secret_value()
+        scheme, has_scheme, _ = value.partition("://")
+        if url is not None and (not value or (has_scheme and f"{scheme}://" not in BLOB_SCHEMES)):
+            raise ValueError(f"give a folder, 'redis', or an address that begins with {', '.join(BLOB_SCHEMES)}")
+        if scheme == "s3" and has_scheme and not S3_PLACE.fullmatch(value):
+            raise ValueError("a bucket is named s3://bucket or s3://bucket/prefix, in the letters that S3 allows")
         return url
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ One thread for all models: they share one device, and the same modules.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from model.engine import Engine, Sample
 from model.params import GenerationParams
+from model.progress import Progress
 from service.batch import Batch
 from service.job_run import JobRow
 from service.metrics import Metrics
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -36,11 +39,13 @@ class Stages:
         self._note_progress = note_progress
         self._thread = ThreadPoolExecutor(1, "engine")
 
-    async def begin(self, model: str, wanted: Sequence[GenerationParams]) -> list[Sample]:
-        """Start pictures of one model, their prompts encoded together."""
+    async def begin(
+        self, model: str, wanted: Sequence[GenerationParams], states: Sequence[bytes | None]
+    ) -> list[Sample]:
+        """Start pictures of one model, their prompts encoded together; those with a state go on where it was kept."""
         engine = self._engines[model]
         hits, misses = engine.cache_counts
-        samples, duration_s = await self._run(partial(engine.begin, wanted))
+        samples, duration_s = await self._run(partial(_begin, engine, wanted, states))
         hits, misses = engine.cache_counts[0] - hits, engine.cache_counts[1] - misses
         self._batch.costs.observe_text(misses, duration_s)
         self._metrics.cache_events.labels("text", "hit").inc(hits)
@@ -69,6 +74,12 @@ class Stages:
         self._metrics.batch_size.labels("decode").observe(len(rows))
         return pictures
 
+    async def export(self, rows: Sequence[JobRow]) -> list[Progress]:
+        """How far rows of one group have come."""
+        engine = self._engines[rows[0].model]
+        states, _ = await self._run(partial(engine.export, [row.sample for row in rows]))
+        return states
+
     async def preview(self, rows: Sequence[JobRow]) -> list[NDArray[np.uint8]]:
         """Small pictures (h, w, 3) of what rows of one group will be."""
         engine = self._engines[rows[0].model]
@@ -94,3 +105,14 @@ class Stages:
         outcome = await asyncio.get_running_loop().run_in_executor(self._thread, work)
         self._note_progress()
         return outcome, time.perf_counter() - started_s
+
+
+def _begin(engine: Engine, wanted: Sequence[GenerationParams], states: Sequence[bytes | None]) -> list[Sample]:
+    samples = engine.begin(wanted)
+    for sample, state in zip(samples, states, strict=True):
+        if state is not None:
+            try:
+                engine.resume(sample, state)
+            except ValueError as error:
+                logger.warning("a picture begins anew: %s", error)
+    return samples

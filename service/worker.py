@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model.loading import LoadedEngines
 from service.batch import Batch
 from service.blobs import BlobStore
+from service.checkpoints import Checkpoints
 from service.delivery import OUTAGE_PAUSE_S, Delivery
 from service.errors import EmmditError, ServerOverloaded
 from service.job_run import JobRow, JobRun
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_STALLED = 70  # EX_SOFTWARE: the device hangs; whoever supervises us starts a new process
 REAP_INTERVAL_S = 1.0
+STORE_LOOK_S = 1.0
 T = TypeVar("T")
 
 
@@ -71,6 +73,7 @@ class Worker:
         self._batch = Batch(settings.max_batch_rows, settings.max_active_images)
         self._stages = Stages(loaded.engines, self._batch, metrics, self._note_progress)
         self._reporter = Reporter(settings, queues, self._stages, self._delivery)
+        self._checkpoints = Checkpoints(settings.checkpoint_every, blobs, self._stages)
         self._last_progress_s = time.monotonic()
         self._last_heartbeat_s = time.monotonic()
         self._drain_deadline_s: float | None = None
@@ -88,7 +91,7 @@ class Worker:
         self.gauges.up.set(1)
         for part in self._loaded.memory:
             self.gauges.model_memory.labels("+".join(part.models), part.part).set(part.num_bytes)
-        background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping)]
+        background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping, self._store_watch)]
         drawing = asyncio.create_task(self._draw())
         try:
             ended, _ = await asyncio.wait((drawing, *background), return_when=asyncio.FIRST_COMPLETED)
@@ -104,6 +107,7 @@ class Worker:
                 task.cancel()
             await asyncio.gather(drawing, *background, *self._completions, return_exceptions=True)
             await self._reporter.close()
+            await self._checkpoints.close()
             self._stages.close()
             self._delivery.close()
             await self._unless_overloaded(self._queues.remove_worker(self._id))
@@ -130,7 +134,7 @@ class Worker:
     async def _claim(self) -> None:
         """Take as many jobs as there are free places, never more: a prefetched job would wait here for no reason."""
         num_free = self._batch.max_images - len(self._batch) - sum(run.num_waiting for run in self._runs.values())
-        if num_free <= 0 or self._drain_deadline_s is not None:
+        if num_free <= 0 or self._drain_deadline_s is not None or not self._delivery.can_store:
             return
         held: Counter[str] = Counter()
         for run in self._runs.values():
@@ -147,12 +151,16 @@ class Worker:
             self._last_progress_s = now_s  # the stall watch counts from the first job, not from the idle time before
         for job in jobs:
             logger.info("job %s claimed: attempt %d, %d picture(s)", job.id, job.attempt, job.num_images)
-            self._runs[job.id] = JobRun(job, now_s, watch_level=job.watch_level)
+            run = self._runs[job.id] = JobRun(job, now_s, watch_level=job.watch_level)
+            if loading := self._checkpoints.load(run):
+                self._note_completion(loading)
 
     async def _wait_for_work(self) -> None:
         """Sleep until there may be something to do: a job arrives, or a completion frees its run."""
         if self._completions:
             await asyncio.wait(self._completions, timeout=OUTAGE_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
+        elif not self._delivery.can_store:
+            await asyncio.sleep(OUTAGE_PAUSE_S)
         elif not self._runs and self._drain_deadline_s is None:
             try:
                 await self._queues.wait_for_work(self._settings.heartbeat_s)
@@ -164,17 +172,21 @@ class Worker:
         num_free = self._batch.max_images - len(self._batch)
         admitted: dict[str, list[tuple[JobRun, int]]] = {}
         for run in self._runs.values():
-            while run.num_waiting and num_free > 0:
+            while run.num_waiting and run.is_ready and num_free > 0:
                 admitted.setdefault(run.job.model, []).append((run, run.num_begun))
                 run.num_begun += 1
                 num_free -= 1
         for model, pictures in admitted.items():
             wanted = [run.job.params_of_image(index) for run, index in pictures]
-            samples = await self._unless_failed([run for run, _ in pictures], self._stages.begin(model, wanted))
+            states = [run.states.pop(index, None) for run, index in pictures]
+            samples = await self._unless_failed([run for run, _ in pictures], self._stages.begin(model, wanted, states))
             if samples is None:
                 continue
             for (run, index), sample in zip(pictures, samples, strict=True):
                 run.prompt, run.unknown_words = sample.prompt, sample.unknown_words
+                run.num_steps_done += sample.step
+                if sample.step:
+                    logger.info("job %s: picture %d goes on after step %d", run.job.id, index, sample.step)
                 if not run.is_dropped:
                     self._batch.add(run, index, sample)
 
@@ -187,6 +199,7 @@ class Worker:
             return "", 0.0
         work = await self._unless_failed([row.run for row in rows], self._stages.step(rows)) or 0.0
         await self._reporter.after_step(rows)
+        await self._checkpoints.after_step(rows)
         return rows[0].model, work
 
     async def _decode_finished(self) -> None:
@@ -214,7 +227,9 @@ class Worker:
     # -- complete
 
     def _start_completion(self, row: JobRow, pixels: NDArray[np.uint8]) -> None:
-        task = asyncio.create_task(self._complete(row, pixels))
+        self._note_completion(asyncio.create_task(self._complete(row, pixels)))
+
+    def _note_completion(self, task: asyncio.Task[None]) -> None:
         self._completions.add(task)
         task.add_done_callback(self._completions.discard)
 
@@ -223,6 +238,8 @@ class Worker:
         try:
             run.images[row.index] = await self._delivery.store(row, pixels)
         except (OSError, ValueError, EmmditError) as error:
+            if run.is_dropped:
+                return
             logger.exception("job %s: picture %d could not be stored", run.job.id, row.index)
             await self._give_back([run], Failed("storage_failed", f"the picture could not be stored ({error})"))
             return
@@ -233,7 +250,8 @@ class Worker:
 
     async def _finish(self, run: JobRun, result: JobResult) -> None:
         self._drop(run)
-        await self._delivery.finish(run.job, result)
+        if await self._delivery.finish(run.job, result):
+            self._checkpoints.forget(run)
 
     async def _give_back(self, runs: Sequence[JobRun], failure: Failed) -> None:
         for run in dict.fromkeys(runs):
@@ -249,6 +267,7 @@ class Worker:
         self._batch.drop(run)
 
     async def _release_rest(self) -> None:
+        await self._checkpoints.save_all(self._batch.rows)
         for run in list(self._runs.values()):
             self._drop(run)
             logger.info("job %s given back: this worker stops", run.job.id)
@@ -327,6 +346,7 @@ class Worker:
             shared_with={
                 part.part: [other for other in part.models if other != model] for part in parts if len(part.models) > 1
             },
+            can_store=self._delivery.can_store,
         )
 
     async def _reaping(self) -> None:
@@ -335,6 +355,12 @@ class Worker:
             if report is not None and report.requeued:
                 self._metrics.redeliveries.inc(report.requeued)
             await asyncio.sleep(REAP_INTERVAL_S)
+
+    async def _store_watch(self) -> None:
+        while not self._has_ended:
+            self.gauges.can_store.set(self._delivery.can_store)
+            await self._delivery.try_store_again()
+            await asyncio.sleep(STORE_LOOK_S)
 
     async def _unless_overloaded(self, call: Awaitable[T]) -> T | None:
         """Await a queue call whose failure the reaper puts right: during an outage it is logged and left."""

@@ -62,26 +62,27 @@ def test_a_missing_picture_is_not_ready(blobs):
         blobs.get(KEY, sha256(PNG))
 
 
-def test_deleting_a_job_removes_all_its_attempts_and_nothing_else(blobs, tmp_path):
-    other = blob_key("1" * 32, 1, 0)
-    for key in (KEY, blob_key("0" * 32, 2, 3), other):
-        blobs.put(key, PNG)
-    blobs.delete_job("0" * 32)
-    blobs.delete_job("2" * 32)
-    assert files(tmp_path) == [other]
-
-
-def test_a_sweep_removes_old_pictures_and_abandoned_temporaries_and_keeps_young_ones(blobs, tmp_path):
+def test_a_sweep_removes_old_pictures_and_abandoned_temporaries_and_nothing_else(tmp_path):
+    blobs = DirectoryBlobs(tmp_path / "blobs", keep_s=50)
     young = blob_key("1" * 32, 1, 0)
     blobs.put(KEY, PNG)
     blobs.put(young, PNG)
     abandoned = tmp_path / "blobs" / ".half.part"
     abandoned.write_bytes(b"half")
-    for path in (abandoned, tmp_path / "blobs" / KEY):
+    foreign = tmp_path / "blobs" / "holidays.png"
+    foreign.write_bytes(PNG)
+    for path in (abandoned, foreign, tmp_path / "blobs" / KEY):
         os.utime(path, (time.time() - 100, time.time() - 100))
 
-    assert blobs.sweep(older_than_s=50) == 1
-    assert files(tmp_path) == [young]
+    assert blobs.sweep() == 1
+    assert files(tmp_path) == [young, "holidays.png"]
+
+
+def test_a_disk_with_too_little_room_left_counts_as_full(tmp_path):
+    blobs = DirectoryBlobs(tmp_path / "blobs", min_free_bytes=2**62)
+    with pytest.raises(ServerOverloaded, match="nearly full"):
+        blobs.put(KEY, PNG)
+    assert files(tmp_path) == []
 
 
 def test_a_full_disk_is_overload_and_leaves_no_half_written_file(blobs, tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_a_key_cannot_leave_the_directory(blobs, key):
     with pytest.raises(ValueError, match="blob key"):
         blobs.get(key, sha256(PNG))
     with pytest.raises(ValueError, match="blob key"):
-        blobs.delete_job(key)
+        blobs.delete([key])
 
 
 def test_a_reader_never_sees_half_a_picture(blobs):

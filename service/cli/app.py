@@ -165,7 +165,7 @@ def _load(settings: Settings) -> LoadedEngines:
 
 
 async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
-    from service.blobs import BLOBS_FOLDER, DirectoryBlobs
+    from service.blob_stores import open_blobs
     from service.metrics import Metrics
     from service.queues import Queues
     from service.warming import warm_compiled_networks
@@ -174,7 +174,7 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
     metrics = Metrics()
     queues = Queues.connect(url, models=loaded.engines, limits=settings.queue_limits())
     worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    blobs = DirectoryBlobs(settings.data_dir / BLOBS_FOLDER)
+    blobs = open_blobs(settings)
     running = Worker(worker_id, settings, queues, blobs, loaded, metrics)
     if settings.worker_metrics_port:
         from prometheus_client import start_http_server
@@ -193,6 +193,7 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)
         await queues.close()
+        await asyncio.to_thread(blobs.close)
 
 
 def _settings(**flags: object) -> Settings:
@@ -202,7 +203,8 @@ def _settings(**flags: object) -> Settings:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "botocore"):  # at debug the latter writes down what it signs
+        logging.getLogger(library).setLevel(logging.WARNING)
     return settings
 
 

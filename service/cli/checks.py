@@ -1,4 +1,4 @@
-"""What is wrong with this machine and these settings, and how to mend it. Looks and changes nothing.
+"""What is wrong with this machine and these settings, and how to mend it. Looks, and leaves nothing behind.
 
 Every check gives findings: a name, a level, what was found, and a remedy where there is something to mend. Here are
 those of settings and machine; service/cli/part_checks.py has those of torch, weights, queue, filter and signatures.
@@ -59,6 +59,7 @@ def examine(url: str | None) -> Iterator[Finding]:
             check_models,
             check_provenance,
             check_queue,
+            check_store,
             check_torch,
         )
 
@@ -66,6 +67,7 @@ def examine(url: str | None) -> Iterator[Finding]:
         yield from check_disk(settings)
         yield from check_limits()
         yield from check_queue(settings)
+        yield from check_store(settings)
         yield from check_content_filter(settings)
         yield from check_provenance(settings)
         torch_findings = list(check_torch(settings))

@@ -33,7 +33,7 @@ def doctor(
 ) -> None:
     """Look at settings, port, disk, queue, torch, devices and weights: what is wrong, and how to mend it.
 
-    Reads the same EMMDIT_* variables as emmdit serve. Changes nothing and shows no secrets.
+    Reads the same EMMDIT_* variables as emmdit serve. Leaves nothing behind and shows no secrets.
     """
     from service.cli.checks import Level, examine
 

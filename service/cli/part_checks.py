@@ -1,4 +1,4 @@
-"""The doctor's look at torch, weights, the queue's server, content filter and signatures."""
+"""The doctor's look at torch, weights, the queue's server, the store, content filter and signatures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from model.bundle import Bundle
 from model.catalog import KNOWN_SHA256, resolve_bundle
 from model.errors import BundleError
+from service.blob_stores import open_blobs
+from service.blobs import BLOBS_FOLDER, try_out
 from service.cli.checks import GIB, Finding, Level, available_memory_bytes, masked
 from service.embedded import OLDEST_VERSION, find_server_binary
 from service.errors import ConfigurationError, EmmditError
@@ -22,6 +25,7 @@ INSTALL_TORCH = (
     "ROCm and CUDA: https://pytorch.org/get-started/locally/"
 )
 SLOW_ROUND_TRIP_S = 0.02
+PROBE_BYTES = 100_000  # about a picture
 SOON_S = 30 * 86400.0  # a new certificate takes people
 RUNTIME_BYTES = GIB  # the worker with torch, before any weights
 
@@ -65,6 +69,30 @@ def _judged(place: str, facts: ServerFacts) -> Iterator[Finding]:
     if not facts.is_persistent:
         found = "it keeps nothing on disk: its restart loses every job"
         yield Finding("queue disk", Level.WARN, found, "CONFIG SET appendonly yes")
+
+
+def check_store(settings: Settings) -> Iterator[Finding]:
+    """Whether pictures can be written, read and removed where EMMDIT_BLOB_URL says."""
+    url = settings.blob_url.get_secret_value() if settings.blob_url else str(settings.data_dir / BLOBS_FOLDER)
+    place = masked(url) if "://" in url else url
+    if url == "redis" and settings.redis_url is None:
+        yield Finding("pictures", Level.OK, "in the server that emmdit serve starts")
+        return
+    if "://" not in url and url != "redis" and not Path(url).expanduser().is_dir():
+        yield Finding("pictures", Level.OK, f"{place}, made at the first start")
+        return
+    try:
+        started_s = time.perf_counter()
+        with closing(open_blobs(settings)) as blobs:
+            try_out(blobs, PROBE_BYTES)
+        duration_s = time.perf_counter() - started_s
+    except (EmmditError, OSError) as error:
+        remedy = (
+            "is there room, does its server run, and may this user write there? docs/storage.md tells what is needed"
+        )
+        yield Finding("pictures", Level.FAIL, f"{place}: {error}", remedy)
+    else:
+        yield Finding("pictures", Level.OK, f"{place}: written and read in {duration_s * 1000:.0f} ms")
 
 
 def check_content_filter(settings: Settings) -> Iterator[Finding]:

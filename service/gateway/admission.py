@@ -65,9 +65,13 @@ async def read_fields(request: Request, gateway: Gateway) -> Mapping[str, Any]:
 
 
 def refuse_impossible(gateway: Gateway, job: Job) -> None:
-    """Everything about the workers that can be known before the queue is asked. Raises NoWorker or DeadlineExceeded."""
+    """Everything about the workers that can be known before the queue is asked.
+
+    Raises NoWorker, ServerOverloaded or DeadlineExceeded.
+    """
     workers = gateway.model_of(job).workers
     workers.refuse_if_absent()
+    workers.refuse_if_none_can_store()
     workers.refuse_if_too_late(job)
 
 

@@ -57,7 +57,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     webpage.router,
 )
 REAP_PERIOD_S = 1.0
-SWEEP_PERIOD_S = 60.0
 
 
 def create_app(
@@ -115,9 +114,6 @@ def create_app(
 
 
 def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
-    settings = gateway.settings
-    # A picture is written before its job's result begins to age, so files live as much longer as a job can run.
-    oldest_s = settings.result_ttl_s + settings.max_timeout_s
 
     async def reap() -> None:
         report = await gateway.queues.reap()
@@ -127,7 +123,7 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
         await asyncio.gather(*(model.workers.look() for model in gateway.models.values()))
 
     async def sweep() -> None:
-        await asyncio.to_thread(gateway.blobs.sweep, oldest_s)
+        await asyncio.to_thread(gateway.blobs.sweep)
 
     return (
         gateway.waiters.run(),
@@ -135,7 +131,7 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
         repeat("reread", REREAD_PERIOD_S, gateway.waiters.reread),
         repeat("workers", LOOK_PERIOD_S, look),
         repeat("reap", REAP_PERIOD_S, reap),
-        repeat("sweep", SWEEP_PERIOD_S, sweep),
+        repeat("sweep", gateway.blobs.sweep_period_s, sweep),
     )
 
 

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 
 from fastapi.responses import JSONResponse, Response
 
-from service.blobs import BlobStore
-from service.errors import DeadlineExceeded, EmmditError, JobFailed, JobNotFound, JobNotReady, JobWasCancelled
+from service.blobs import STORE_RETRY_AFTER_S, BlobStore
+from service.errors import (
+    DeadlineExceeded,
+    EmmditError,
+    JobFailed,
+    JobNotFound,
+    JobNotReady,
+    JobWasCancelled,
+    ServerOverloaded,
+)
 from service.gateway.accept import MediaType
 from service.gateway.context import Gateway
 from service.gateway.formats import Encoding, encode
@@ -24,6 +32,7 @@ from service.gateway.validation import warnings_for
 from service.jobs import Cancelled, Done, Expired, Failed, ImageRef, Job, JobStatus, Priority
 
 MAX_HEADER_CHARS = 500
+LOAD_TIMEOUT_S = 20.0
 PRIORITY_NAMES: Mapping[Priority, PriorityName] = {
     Priority.HIGH: "high",
     Priority.NORMAL: "normal",
@@ -79,12 +88,19 @@ def image_of(status: JobStatus, index: str) -> ImageRef:
 
 
 async def load(blobs: BlobStore, images: Sequence[ImageRef]) -> tuple[bytes, ...]:
-    """The stored PNGs, checked. All before the first is sent: a picture that fails must still be a proper error."""
+    """The stored PNGs, checked. All before the first is sent: a picture that fails must still be a proper error.
+
+    Raises what the store does, and ServerOverloaded where it takes too long.
+    """
 
     def get_all() -> tuple[bytes, ...]:
         return tuple(blobs.get(image.blob, image.sha256) for image in images)
 
-    return await asyncio.to_thread(get_all)
+    try:
+        async with asyncio.timeout(LOAD_TIMEOUT_S):
+            return await asyncio.to_thread(get_all)
+    except TimeoutError as error:
+        raise ServerOverloaded("pictures cannot be read for now", retry_after_s=STORE_RETRY_AFTER_S) from error
 
 
 async def load_to_send(gateway: Gateway, images: Sequence[ImageRef], encoding: Encoding) -> tuple[bytes, ...]:

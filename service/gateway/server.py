@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import uvicorn
@@ -21,7 +22,7 @@ from fastapi import FastAPI
 from model.catalog import find_cards
 from model.config import ModelCard
 from model.errors import BundleError
-from service.blobs import BLOBS_FOLDER, DirectoryBlobs
+from service.blob_stores import open_blobs
 from service.errors import ConfigurationError, ServerOverloaded
 from service.gateway.app import create_app
 from service.gateway.auth import refuse_open_binding
@@ -30,6 +31,7 @@ from service.metrics import Metrics
 from service.queues import Queues
 from service.settings import Settings
 
+NUM_THREADS = 32  # they wait for the store of pictures more than they work
 LAST_ANSWERS_S = 5  # what handlers get to send their answer once the waiting is over
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than clients and balancers keep theirs (5 to 60 s), or they would send into a closed one
@@ -121,11 +123,13 @@ class GatewayServer(uvicorn.Server):
 
 async def _serve(settings: Settings, url: str, cards: Sequence[ModelCard], listener: socket.socket) -> None:
     queues = Queues.connect(url, models=[card.name for card in cards], limits=settings.queue_limits())
+    blobs = open_blobs(settings)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS, "gateway"))
     try:
         with suppress(ServerOverloaded):  # it may come later; a wrong password (ConfigurationError) never gets right
             await queues.ping()
-        blobs = DirectoryBlobs(settings.data_dir / BLOBS_FOLDER)
         app = create_app(settings, queues, blobs, Metrics(), cards)
         await GatewayServer(app, settings).serve(sockets=[listener])
     finally:
         await queues.close()
+        await asyncio.to_thread(blobs.close)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from service.errors import DeadlineExceeded, NoWorker
+from service.blobs import STORE_RETRY_AFTER_S
+from service.errors import DeadlineExceeded, NoWorker, ServerOverloaded
 from service.estimates import CostSummary, Work, can_finish_by, seconds_left
 from service.jobs import Job, JobState, JobStatus
 from service.queue import JobQueue
@@ -48,6 +49,11 @@ class WorkerWatch:
                 f"no worker for model {self._model} has been alive for {absent_s:.0f} s",
                 retry_after_s=NO_WORKER_RETRY_AFTER_S,
             )
+
+    def refuse_if_none_can_store(self) -> None:
+        """Raises ServerOverloaded where every worker that is alive has nowhere to put its pictures."""
+        if self.alive and not any(worker.can_store for worker in self.alive):
+            raise ServerOverloaded("pictures cannot be stored for now", retry_after_s=STORE_RETRY_AFTER_S)
 
     def seconds_left(self, status: JobStatus, stats: QueueStats) -> float | None:
         """An estimate from the workers' measured durations and the backlog; None where nothing was measured yet."""

@@ -1,4 +1,4 @@
-"""The queue's transitions as Lua, one file each, and the loader that puts the shared prelude before them."""
+"""What happens on the server, as Lua, one file each; the queue's transitions get the prelude that they share."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ NAMES = (
     "due",
     "reap",
 )
+BLOB_NAMES = ("blob_put", "blob_delete", "blob_sweep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ def load_scripts() -> dict[str, Script]:
     folder = resources.files(__package__)
     prelude = folder.joinpath("prelude.lua").read_text(encoding="utf-8")
     scripts = {}
-    for name in NAMES:
-        text = prelude + folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    for name in (*NAMES, *BLOB_NAMES):
+        text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        if name in NAMES:
+            text = prelude + text
         scripts[name] = Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts

@@ -10,7 +10,14 @@ from model.torch_build import DeviceFacts, TorchBuild
 from service.cli import checks, part_checks
 from service.cli.app import app
 from service.cli.checks import Level, check_disk, check_packages, check_port, check_service, check_settings, masked
-from service.cli.part_checks import check_content_filter, check_models, check_provenance, check_queue, check_torch
+from service.cli.part_checks import (
+    check_content_filter,
+    check_models,
+    check_provenance,
+    check_queue,
+    check_store,
+    check_torch,
+)
 from service.queue_facts import ServerFacts
 from service.settings import Settings
 from tests.client.scripted_server import Reply, ScriptedServer
@@ -108,6 +115,31 @@ def test_what_a_queue_lacks_is_said(monkeypatch, changes, expected):
     findings = list(check_queue(Settings(redis_url="redis://queue")))
     assert levels(findings) == expected
     assert all(finding.remedy for finding in findings if finding.level is not Level.OK)
+
+
+def test_the_store_of_pictures_is_written_to_and_read(tmp_path, redis_url):
+    for options, place in (
+        ({"blob_url": str(tmp_path)}, str(tmp_path)),
+        ({"blob_url": "redis", "redis_url": redis_url}, "redis"),
+        ({"blob_url": "redis"}, "emmdit serve"),
+        ({"data_dir": tmp_path / "new"}, "first start"),
+    ):
+        (finding,) = check_store(Settings(**options))
+        assert finding.level is Level.OK
+        assert place in finding.found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_takes_nothing_is_named_without_its_password(tmp_path):
+    for options in (
+        {"blob_url": "redis://ada:geheim@127.0.0.1:1/0"},
+        {"blob_url": str(tmp_path), "min_free_bytes": 2**62},
+        {"blob_url": "s3://pictures", "s3_endpoint_url": "http://127.0.0.1:1", "s3_region": "here"},
+    ):
+        (finding,) = check_store(Settings(**options))
+        assert finding.level is Level.FAIL
+        assert "storage.md" in finding.remedy
+        assert "geheim" not in finding.found
 
 
 GPU = DeviceFacts("Radeon", 16 * GIB, 12 * GIB, "")

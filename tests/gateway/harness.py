@@ -60,6 +60,7 @@ class PaintingWorker:
     is_claiming: bool = True
     is_holding: bool = False
     failure: Failed | None = None
+    can_store: bool = True
     warnings: tuple[str, ...] = ()
     seen: list[Job] = field(default_factory=list)
     held: dict[str, Job] = field(default_factory=dict)
@@ -82,7 +83,17 @@ class PaintingWorker:
         parts = {"network": 1000, "text_encoder": 200}
         shared_with = {"text_encoder": ["another"]}
         info = WorkerInfo(
-            "painter", self.model, "v1", "cpu", time.time(), 10.0, self.costs(), [self.model], parts, shared_with
+            id="painter",
+            model=self.model,
+            version="v1",
+            device="cpu",
+            started_at=time.time(),
+            rate_cost_per_s=10.0,
+            costs=self.costs(),
+            models=[self.model],
+            memory=parts,
+            shared_with=shared_with,
+            can_store=self.can_store,
         )
         steps = [JobProgress(job.id, job.attempt, 1, 4 * job.num_images) for job in self.held.values()]
         reply = await self.queue.heartbeat(info, steps)
@@ -169,10 +180,10 @@ def wait_until(condition, timeout_s=10.0):
 
 
 @contextmanager
-def running_gateway(url, folder, *names, has_worker=True, cards=None, **options):
+def running_gateway(url, folder, *names, has_worker=True, cards=None, store=None, **options):
     """Everything in one thread of this process; ends with nothing left running. The worker is the first model's.
 
-    `cards` turns names into cards of a test's own.
+    `cards` turns names into cards of a test's own; `store` is where pictures go, a folder where none is given.
     """
     settings = Settings(**({"data_dir": folder, "port": 0, "drain_timeout_s": 1.0} | options))
     started = threading.Event()
@@ -182,7 +193,7 @@ def running_gateway(url, folder, *names, has_worker=True, cards=None, **options)
     async def serve():
         queues = Queues.connect(url, models=names, limits=settings.queue_limits())
         queue = queues[names[0]]
-        blobs = DirectoryBlobs(folder / "images")
+        blobs = store or DirectoryBlobs(folder / "images")
         metrics = Metrics()
         app = create_app(settings, queues, blobs, metrics, [(cards or card_named)(name) for name in names])
         server = GatewayServer(app, settings)

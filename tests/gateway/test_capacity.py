@@ -52,6 +52,24 @@ def test_a_brief_absence_of_workers_refuses_nothing(start_gateway):
         assert gateway.client.get("/readyz").status_code == 503
 
 
+@pytest.mark.parametrize("prefer", [None, "respond-async"])
+def test_while_no_worker_can_store_pictures_requests_are_refused_and_then_no_longer(start_gateway, prefer):
+    headers = {"Prefer": prefer} if prefer else {}
+    with start_gateway() as gateway:
+        waiting = gateway.submit()
+        gateway.worker.can_store = False
+        watch = gateway.gateway.models[gateway.model].workers
+        wait_until(lambda: not watch.alive[0].can_store)
+        response = gateway.generate(headers=headers)
+        assert_come_back(response, 503, "server_is_overloaded")
+        assert "stored" in response.json()["error"]["message"]
+        assert gateway.job(waiting)["state"] in ("queued", "running", "done")
+        assert gateway.client.get("/readyz").status_code == 200
+        gateway.worker.can_store = True
+        wait_until(lambda: watch.alive[0].can_store)
+        assert gateway.generate(headers=headers).status_code in (200, 202)
+
+
 def test_bad_input_is_told_even_where_no_worker_is(start_gateway):
     with start_gateway(has_worker=False, no_worker_grace_s=0) as gateway:
         assert gateway.generate(n=0).status_code == 400

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.blobs import blob_key
 from service.gateway.auth import owner_of
 from service.jobs import Failed
 from tests.gateway.harness import running_gateway, wait_until
@@ -150,7 +151,7 @@ def test_a_job_that_expired_or_was_cancelled_gives_the_same_error_again(painter,
 
 def test_a_picture_that_was_removed_before_its_time_is_410(painter, key):
     job_id = painter.generate(headers=key).json()["id"]
-    painter.blobs.delete_job(job_id)
+    painter.blobs.delete([blob_key(job_id, 1, 0)])
     response = painter.generate(headers=key)
     assert response.status_code == 410
     assert response.json()["error"]["code"] == "job_not_ready"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.blobs import blob_key
 from service.errors import JobNotFound
 from service.gateway.auth import owner_of
 from service.jobs import Failed
@@ -112,7 +113,7 @@ def test_a_picture_that_is_not_drawn_yet_is_409_with_a_hint(painter):
 def test_a_picture_that_is_gone_is_410(painter):
     job_id = painter.submit()
     painter.wait_for_state(job_id, "done")
-    painter.blobs.delete_job(job_id)
+    painter.blobs.delete([blob_key(job_id, 1, 0)])
     response = painter.client.get(f"/v1/jobs/{job_id}/images/0")
     assert response.status_code == 410
     assert response.json()["error"]["code"] == "job_not_ready"

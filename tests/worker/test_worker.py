@@ -33,9 +33,9 @@ def engine(tmp_path_factory):
 class Bench:
     """One worker under test, with everything around it in reach."""
 
-    def __init__(self, queue, engine, tmp_path, **settings):
+    def __init__(self, queue, engine, tmp_path, *, store=None, **settings):
         self.queue = queue
-        self.blobs = DirectoryBlobs(tmp_path / "images")
+        self.blobs = store or DirectoryBlobs(tmp_path / "images")
         self.registry = CollectorRegistry()
         values = {"heartbeat_s": 0.05, "max_batch_rows": 4, "drain_timeout_s": 10.0, **settings}
         self.stalls = []
