@@ -16,7 +16,7 @@ BASE_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint type bench bench-full bench-gpu train constraints clean
+.PHONY: help run test lint type audit sbom fuzz bench bench-full bench-gpu train constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -45,6 +45,18 @@ lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, YAML, shell
 
 type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy
+
+audit: $(HAS_DEV) sbom ## known vulnerabilities of what is pinned, bandit over the code, what is installed as an SBOM
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service model
+	@$(BIN)/python -m supply.audit
+
+sbom: $(HAS_DEV) ## build/sbom.json: every installed package with version and licence (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
+
+# Needs `pip install -e '.[fuzz]'`. Inputs that find something land in build/fuzz, new ones beside the old in the corpus.
+fuzz: $(HAS_DEV) ## search for inputs that break what strangers reach: make fuzz ARGS="body --seconds 600"
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 # Benchmarks want a machine that does nothing else. Figures go to benchmarks/results, tables to docs/benchmarks.md.
 bench: $(HAS_DEV) ## a quarter of an hour: the demo's engine beside a plain loop, and what the service around it costs

@@ -18,8 +18,13 @@ from model.errors import ManifestError, UnsafeFile
 
 MANIFEST_NAME = "bundle.json"
 FORMAT_VERSION = 1
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # part of keys and paths
-UNSAFE_SUFFIXES = (".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+UNSAFE_SUFFIXES = frozenset({
+    ".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib",
+    ".dill", ".npy", ".npz", ".msgpack", ".h5", ".keras", ".onnx", ".tflite",
+})  # fmt: skip
+MAX_JSON_BYTES = 10 * 1024**2  # manifests, configurations, indexes of shards: some kilobytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +86,54 @@ class Bundle:
                         f"{path}: files ending in {path.suffix} can carry code and are refused; remove it "
                         "(safetensors and JSON are all that is needed)"
                     )
-                if path.suffix == ".json" and "config" in path.name and '"auto_map"' in path.read_text("utf-8"):
-                    raise UnsafeFile(f"{path}: auto_map asks for code of the repository to be run; remove that entry")
+                if path.name.endswith("config.json"):
+                    _refuse_remote_code(path)
+                elif path.name.endswith(".index.json"):
+                    _refuse_other_shards(path)
+
+
+def _refuse_remote_code(path: Path) -> None:
+    """Read as the libraries read it: a key written with escapes is the same key."""
+    if _has_key(_read_json(path), "auto_map"):
+        raise UnsafeFile(f"{path}: auto_map asks for code of the repository to be run; remove that entry")
+
+
+def _refuse_other_shards(path: Path) -> None:
+    """An index says in which files tensors lie, and the libraries would follow it out of the folder, to any format."""
+    index = _read_json(path)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict):
+        raise UnsafeFile(f"{path}: weight_map must be an object")
+    for name in names.values():
+        if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
+            raise UnsafeFile(f"{path}: {name!r} is no name of a .safetensors file beside it")
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401 (JSON values)
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise UnsafeFile(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UnsafeFile(f"{path}: unreadable: {error}") from error
+
+
+def _has_key(value: object, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_has_key(child, key) for child in value.values())
+    return isinstance(value, list) and any(_has_key(child, key) for child in value)
 
 
 def read_bundle(folder: Path) -> Bundle:
     """The bundle in `folder`. Raises ManifestError naming the key that is wrong."""
     path = folder / MANIFEST_NAME
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ManifestError(path, "", f"{path.stat().st_size} bytes are too many; allowed: {MAX_JSON_BYTES}")
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ManifestError(path, "", "no such file; a bundle is a folder with a manifest") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(path, "", f"unreadable: {error}") from error
     table = _Table(path, "", values)
     if (version := table.take("format_version", int)) != FORMAT_VERSION:

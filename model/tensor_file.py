@@ -62,7 +62,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     try:
         entries = json.loads(raw)
         spans = sorted(_span(name, entry) for name, entry in entries.items() if name != "__metadata__")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotSafetensors(path, f"not a safetensors file (unreadable header: {error})") from error
     _check_spans(path, spans, size - 8 - length)
     return {name: info for _, _, name, info in spans}

@@ -126,7 +126,9 @@ class TextEncoder:
         try:
             if (kind := json.loads((folder / "config.json").read_text("utf-8")).get("model_type")) != "llama":
                 raise ValueError(f"config.json describes a model of type {kind!r}; only llama is served")
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # local
+                tokenizer_folder, local_files_only=True, trust_remote_code=False
+            )
             with _without_progress_bar():
                 body, found = HeadlessLlama.from_pretrained(
                     folder,

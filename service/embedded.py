@@ -190,7 +190,7 @@ class EmbeddedServer:
         if _fits(path):
             path.parent.mkdir(mode=0o700, exist_ok=True)
             return path
-        for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
+        for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # nosec B108 # mkdtemp within it
             if parent and Path(parent).is_dir() and _fits(Path(parent, "emmdit-12345678", "server.sock")):
                 self._runtime_dir = Path(tempfile.mkdtemp(prefix="emmdit-", dir=parent))
                 return self._runtime_dir / "server.sock"

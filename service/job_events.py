@@ -178,11 +178,13 @@ def encode_event(event: JobEvent) -> str:
 
 def decode_event(kind: str, text: str) -> JobEvent | None:
     """None for a kind that this version does not know. Raises ValueError where a field is missing."""
+    found = _KINDS.get(kind)
+    if found is None:
+        return None
     values = json.loads(text)
-    match _KINDS.get(kind):
-        case None:
-            return None
-        case found if found is Preview:
+    try:
+        if found is Preview:
             return from_fields(Preview, values, data=base64.b64decode(values["data"]))
-        case found:
-            return from_fields(found, values, image=from_fields(ImageRef, values["image"]))
+        return from_fields(found, values, image=from_fields(ImageRef, values["image"]))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not an event: {error}") from error

@@ -61,6 +61,19 @@ class Metrics:
             "http_request_duration_seconds", "From the request's head to the response's end.", REQUEST_BUCKETS_S
         )
 
+        self.http_connections = Gauge(
+            "http_connections",
+            "Connections that are open.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.http_connections_cut = counter(
+            "http_connections_cut_total",
+            "Connections ended from here: slow_head, slow_reader, made_room, refused, malformed.",
+            "reason",
+        )
+
         # Requests for pictures
         self.requests = counter(
             "requests_total",

@@ -130,6 +130,20 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(2000, ge=1, description="Characters per prompt.")
     max_body_bytes: int = Field(1024**2, ge=1024, description="Bytes per request body.")
     body_timeout_s: Seconds = Field(10.0, gt=0, description="How long a client may take to send a request's body.")
+    header_timeout_s: Seconds = Field(
+        10.0, gt=0, description="How long a client may take to send a request's head, or to send nothing at first."
+    )
+    write_timeout_s: Seconds = Field(
+        30.0, gt=0, description="A client that takes less than 16 KiB of its answer in so long is cut off."
+    )
+    max_connections: int = Field(
+        768,
+        ge=1,
+        description="Open connections of a gateway. Beyond it idle ones are closed, or else requests get 503.",
+    )
+    max_connections_per_address: int = Field(
+        0, ge=0, description="Open connections from one address; 0: any number, as behind a proxy all come from one."
+    )
 
     default_timeout_s: Seconds = Field(300.0, gt=0, description="Deadline of a request that names none.")
     max_timeout_s: Seconds = Field(3600.0, gt=0, description="Longest deadline that a request may name.")

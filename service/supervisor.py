@@ -225,7 +225,7 @@ def _devices(settings: Settings) -> tuple[str, ...]:
 
 def _client_host(host: str) -> str:
     """An address that reaches `host` from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # nosec B104 # compared, not bound
     return f"[{host}]" if ":" in host else host
 
 

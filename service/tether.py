@@ -22,7 +22,7 @@ def main() -> None:
         sys.exit(f"cannot ask for a signal at the parent's death: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:
         sys.exit("the parent died before its child had begun")
-    os.execv(program, sys.argv[2:])
+    os.execv(program, sys.argv[2:])  # nosec B606 # the supervisor names it
 
 
 if __name__ == "__main__":

@@ -200,7 +200,9 @@ def build_loop(config: DenoiserTrainConfig, data: LatentDataset, place: Place = 
         bundle = read_bundle(config.start_from)
         network = load_transformer(bundle.parts.transformer, model.transformer.config, dtype=torch.float32)
         model.transformer.load_state_dict(network.state_dict())
-        text = LlamaModel.from_pretrained(bundle.parts.text_encoder, dtype=torch.float32, local_files_only=True)
+        text = LlamaModel.from_pretrained(  # nosec B615 # local
+            bundle.parts.text_encoder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
         model.text.load_state_dict(text.state_dict())
     if config.is_compiled:
         model.transformer.compile(dynamic=False)

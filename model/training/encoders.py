@@ -30,7 +30,9 @@ class Encoders:
         self.text = text
         self.features = features
         # For counting only: what gets cut is worth knowing, and the text encoder does not tell.
-        self._tokenizer = AutoTokenizer.from_pretrained(bundle.parts.tokenizer, local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # local
+            bundle.parts.tokenizer, local_files_only=True, trust_remote_code=False
+        )
 
     @classmethod
     def load(

@@ -63,7 +63,7 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         raise RequestRefused(
             415, "unsupported_media_type", f"{shown} cannot be read; allowed: Content-Type: application/json, in UTF-8"
         )
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
     if encoding.lower() != "identity":
         raise RequestRefused(
             415, "unsupported_media_type", f"Content-Encoding {shorten(encoding)} cannot be read; allowed: identity"

@@ -16,7 +16,8 @@ from contextlib import suppress
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.gateway.responses import internal_error_response
+from service.gateway.heads import refusal_of
+from service.gateway.responses import error_response, internal_error_response
 from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ UNMATCHED = "unmatched"
 LINGER_S = 1.0
 LINGER_BYTES = 16 * 1024**2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:-]{1,128}")
-_SECURITY_HEADERS = (
+SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
@@ -48,8 +49,10 @@ class Envelope:
             return
         exchange = _Exchange(scope, receive, send)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
+        refusal = refusal_of(scope)
+        app = self._app if refusal is None else error_response(refusal, exchange.request_id)
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            await app(scope, exchange.receive, exchange.send)
         except Exception:  # the edge of this process
             logger.exception("request_id=%s failed", exchange.request_id)
             if exchange.code == 0:
@@ -98,7 +101,7 @@ class _Exchange:
             self.code = message["status"]
             headers = message["headers"]
             present = {name for name, _ in headers}  # lower case, as ASGI has them
-            headers.extend(header for header in _SECURITY_HEADERS if header[0] not in present)
+            headers.extend(header for header in SECURITY_HEADERS if header[0] not in present)
             headers.append((b"x-request-id", self.request_id.encode()))
             if self._has_unread_body:
                 MutableHeaders(raw=headers)["Connection"] = "close"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 import signal
 import socket
 import threading
@@ -26,7 +27,9 @@ from service.blob_stores import open_blobs
 from service.errors import ConfigurationError, ServerOverloaded
 from service.gateway.app import create_app
 from service.gateway.auth import refuse_open_binding
+from service.gateway.connections import RESERVED_CONNECTIONS, Connections
 from service.gateway.context import Gateway
+from service.gateway.heads import MAX_HEAD_BYTES
 from service.metrics import Metrics
 from service.queues import Queues
 from service.settings import Settings
@@ -34,6 +37,7 @@ from service.settings import Settings
 NUM_THREADS = 32  # they wait for the store of pictures more than they work
 LAST_ANSWERS_S = 5  # what handlers get to send their answer once the waiting is over
 BACKLOG = 2048
+OTHER_FILES = 192  # Redis, pictures being read, libraries
 KEEP_ALIVE_S = 75  # longer than clients and balancers keep theirs (5 to 60 s), or they would send into a closed one
 
 
@@ -46,6 +50,7 @@ def run_gateway(settings: Settings) -> None:
         cards = find_cards(settings.models, settings.models_dir)
     except BundleError as error:
         raise ConfigurationError(str(error)) from error
+    make_room_for_files(settings.max_connections)
     with bind(settings.host, settings.port) as listener:
         asyncio.run(_serve(settings, settings.redis_url.get_secret_value(), cards, listener))
 
@@ -67,6 +72,20 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def make_room_for_files(max_connections: int) -> None:
+    """Let this process have a file for every connection. Raises ConfigurationError where the system forbids it."""
+    needed = max_connections + RESERVED_CONNECTIONS + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigurationError(
+            f"max_connections: {max_connections} needs {needed} open files and this process may have {hard}; "
+            "raise that limit (ulimit -n) or take fewer"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 class GatewayServer(uvicorn.Server):
     """uvicorn, stopping in steps. Takes the process's signals while it serves and raises none again afterwards."""
 
@@ -77,7 +96,8 @@ class GatewayServer(uvicorn.Server):
                 log_config=None,  # logging belongs to the command line
                 access_log=False,  # the envelope writes one line per request, without paths
                 server_header=False,
-                http="h11",  # the same everywhere; httptools, where installed, answers unknown methods in its own shape
+                http=Connections(settings, app.state.gateway.metrics).protocol(),  # h11, the same everywhere
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 lifespan="on",
                 ws="none",
                 timeout_keep_alive=KEEP_ALIVE_S,

@@ -183,10 +183,11 @@ def parse_fields(schema: type[S], fields: Mapping[str, Any], allowed: Callable[[
         return schema.model_validate(dict(fields))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-    name = str(first["loc"][0])
+    # Of a name that holds half a surrogate it cannot say where it stands.
+    name = str(first["loc"][0]) if first["loc"] else next(name for name in fields if name not in schema.model_fields)
     if first["type"] == "missing":
         raise RequestRefused(400, "missing_field", f"{name} is missing; allowed: {allowed(name)}", param=name)
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden" or not first["loc"]:
         known = ", ".join(schema.model_fields)
         raise RequestRefused(
             400,

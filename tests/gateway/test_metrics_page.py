@@ -16,6 +16,8 @@ from tests.gateway.harness import wait_until
 LABELS = {
     "emmdit_http_requests": {"method", "route", "code"},
     "emmdit_http_request_duration_seconds": {"le"},
+    "emmdit_http_connections": set(),
+    "emmdit_http_connections_cut": {"reason"},
     "emmdit_requests": {"model", "status"},
     "emmdit_request_duration_seconds": {"le"},
     "emmdit_time_to_first_preview_seconds": {"le"},
@@ -83,6 +85,7 @@ def families(text):
 
 def fill(metrics):
     """Touch every family once."""
+    metrics.http_connections_cut.labels("slow_head").inc()
     metrics.observe_step("512x512", 3, 5, 8, 0.02)
     metrics.batch_size.labels("decode").observe(2)
     metrics.stage_duration.labels("png").observe(0.01)

@@ -90,7 +90,7 @@ FAULTS: Sequence[Fault] = (
         "No form that Accept allows can be served.",
         "Accept: 'text/html' cannot be served; allowed: application/json, image/png, ...",
     ),
-    Fault(408, "request_timeout", "The body came too slowly.", "the body did not arrive within 10 s"),
+    Fault(408, "request_timeout", "The head or the body came too slowly.", "the body did not arrive within 10 s"),
     Fault(409, "cancelled", "The job was cancelled.", f"job {EXAMPLE_ID} was cancelled while running"),
     Fault(
         409,
@@ -123,6 +123,18 @@ FAULTS: Sequence[Fault] = (
         "This Idempotency-Key was used for another request.",
         "this Idempotency-Key was used for another request",
     ),
+    Fault(
+        400,
+        "malformed_request",
+        "This is not HTTP/1.1, or says the length of its body in two ways. The connection is closed.",
+        "this is not HTTP/1.1: 'illegal request line'",
+    ),
+    Fault(
+        431,
+        "headers_too_large",
+        "Request line and headers are too large or too many. The connection is closed.",
+        "the request's head is too large: 20000 bytes; allowed: 16384 bytes in 100 headers",
+    ),
     Fault(429, "rate_limit_exceeded", "The model's queue is full.", "the queue is full: 256 jobs wait"),
     Fault(
         500,
@@ -151,7 +163,7 @@ FAULTS: Sequence[Fault] = (
         f"job {EXAMPLE_ID} was still queued when its timeout_s = 300 had passed",
     ),
 )
-EVERYWHERE = ("500 internal_error",)
+EVERYWHERE = ("400 malformed_request", "431 headers_too_large", "500 internal_error")
 _BY_NAME: Mapping[str, Fault] = {f"{fault.status} {fault.code}": fault for fault in FAULTS}
 
 

@@ -276,7 +276,7 @@ OPERATIONS: Sequence[Operation] = (
         "As the list has it.",
         {200: Answer("The model.", "ModelBody")},
         ("ModelName", "RequestId"),
-        errors=("404 model_not_found",),
+        errors=("404 model_not_found", "503 server_is_overloaded"),
     ),
     Operation(
         "get",
