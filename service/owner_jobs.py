@@ -6,6 +6,7 @@ such an entry leaves it out and removes it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from service import queue_wire as wire
@@ -57,6 +58,17 @@ class OwnerJobs:
             if gone:
                 await self._commands.zrem(index, *gone)
         return found[:limit]
+
+    async def read(self, owner: str, ids: Sequence[str]) -> list[JobStatus | None]:
+        """These jobs as they stand; None for one that is gone, another owner's, or of another version's making."""
+        async with translated(CALL_BUDGET_S):
+            found = await self._read(list(ids))
+        statuses: list[JobStatus | None] = [None] * len(found)
+        for place, (_, fields, rank) in enumerate(found):
+            if fields.get("owner") == owner:
+                with suppress(ValueError):
+                    statuses[place] = wire.decode_status(fields, rank)
+        return statuses
 
     async def _read(self, ids: list[str]) -> list[tuple[str, dict[str, str], int | None]]:
         """Each job's id, its hash, empty where it is gone, and its place in the queue."""

@@ -56,6 +56,11 @@ class JobQueue:
         self.events = JobEvents(server, keys)
         self.owned = OwnerJobs(server, keys)
 
+    @property
+    def server(self) -> QueueServer:
+        """Where it is: for what belongs to no model."""
+        return self._server
+
     @classmethod
     def connect(cls, url: str, *, model: str, limits: QueueLimits) -> Self:
         """A queue on the server at `url` (redis://, rediss:// or unix://); connections are made when first needed.

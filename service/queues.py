@@ -14,9 +14,11 @@ from typing import Self
 from service.errors import JobNotFound, ServerOverloaded
 from service.job_events import News
 from service.jobs import Job, JobState, JobStatus
+from service.ledger import Ledger
 from service.owner_jobs import place_of
 from service.queue import JobQueue
 from service.queue_types import IdempotencyKey, QueueLimits, ReapReport
+from service.tenants import Tenants
 
 
 class Queues(Mapping[str, JobQueue]):
@@ -134,6 +136,18 @@ class Queues(Mapping[str, JobQueue]):
         )
         jobs = sorted((status for page in pages for status in page), key=place_of, reverse=True)
         return jobs[:limit], len(jobs) > limit
+
+    def tenants(self) -> Tenants:
+        """Who may ask, whatever the model, over the same connections."""
+        return Tenants(next(iter(self.values())).server)
+
+    def ledger(self) -> Ledger:
+        """What tenants have used up, whatever the model, over the same connections."""
+        return Ledger(next(iter(self.values())).server)
+
+    def of_model(self, model: str) -> JobQueue:
+        """The queue of any model on this server, also where it is none of these."""
+        return self._by_model.get(model) or next(iter(self.values())).of_model(model)
 
     async def link_secret(self) -> str:
         """JobQueue.link_secret."""

@@ -21,13 +21,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import ConfigurationError
 from service.queue_types import QueueLimits
+from service.quotas import Quotas
 
 ENV_PREFIX = "EMMDIT_"
 CLIENT_VARIABLES = frozenset({"EMMDIT_URL", "EMMDIT_API_KEY"})  # read by the commands that talk to a service
 BLOB_SCHEMES = ("redis://", "rediss://", "unix://", "s3://")
 S3_PLACE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<prefix>[\w./-]{0,200}))?", re.ASCII)
 MetadataMode = Literal["minimal", "full", "none"]
-Seconds = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Finite
 
 
 class Settings(BaseSettings):
@@ -48,8 +50,22 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address the gateway listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port the gateway listens on; 0 takes a free one.")
+    require_keys: Literal["auto", "always", "never"] = Field(
+        "auto", description="Whether requests need an API key (`emmdit keys`). auto: beyond loopback."
+    )
     allow_remote_without_keys: bool = Field(
-        False, description="Let everybody who can reach the port draw pictures. Needed to listen beyond loopback."
+        False, description="Let everybody who can reach the port draw pictures, without a key."
+    )
+    tenant_max_jobs: int = Field(0, ge=0, description="Unfinished jobs that one tenant may have; 0: no limit.")
+    tenant_max_queued_jobs: int = Field(0, ge=0, description="Waiting jobs that one tenant may have; 0: no limit.")
+    tenant_rate_per_min: Finite = Field(
+        0.0, ge=0, description="Megapixel-steps a minute that one tenant may ask for; 0: no limit."
+    )
+    tenant_burst: Finite = Field(
+        0.0, ge=0, description="Megapixel-steps of that which may come at once; 0: as many as a minute gives."
+    )
+    tenant_daily_megapixels: Finite = Field(
+        0.0, ge=0, description="Megapixels of pictures a day (UTC) that one tenant may get; 0: no limit."
     )
     redis_url: SecretStr | None = Field(
         None, description="redis://, rediss:// or unix:// address. Unset: `emmdit serve` starts a server of its own."
@@ -237,6 +253,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        self.tenant_quotas()
         if self.default_timeout_s > self.max_timeout_s:
             raise ValueError(f"default_timeout_s ({self.default_timeout_s:g}) exceeds max_timeout_s")
         if self.url_ttl_s > self.result_ttl_s:
@@ -252,6 +269,16 @@ class Settings(BaseSettings):
                 "or one lost heartbeat would cost a lease"
             )
         return self
+
+    def tenant_quotas(self) -> Quotas:
+        """What a tenant may ask for that has no quotas of its own."""
+        return Quotas(
+            max_jobs=self.tenant_max_jobs,
+            max_queued_jobs=self.tenant_max_queued_jobs,
+            rate_per_min=self.tenant_rate_per_min,
+            burst=self.tenant_burst,
+            daily_megapixels=self.tenant_daily_megapixels,
+        )
 
     def queue_limits(self) -> QueueLimits:
         """What the queue promises under these settings."""

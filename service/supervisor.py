@@ -26,9 +26,9 @@ from prometheus_client.multiprocess import mark_process_dead
 from pydantic import SecretStr
 
 from service import tether
-from service.embedded import EmbeddedServer
+from service.embedded import SERVER_FOLDER, EmbeddedServer
 from service.errors import ConfigurationError, EmmditError
-from service.gateway.auth import refuse_open_binding
+from service.gateway.auth import needs_keys, refuse_open_binding
 from service.gateway.server import bind
 from service.queue_types import QueueLimits, WorkerInfo
 from service.queues import Queues
@@ -88,7 +88,7 @@ class Supervisor:
             url = settings.redis_url.get_secret_value() if settings.redis_url else None
             if url is None:
                 limit = settings.embedded_max_memory_bytes
-                server = EmbeddedServer(settings.data_dir / "redis", max_memory_bytes=limit)
+                server = EmbeddedServer(settings.data_dir / SERVER_FOLDER, max_memory_bytes=limit)
                 url = stack.enter_context(server).url
             settings = settings.model_copy(update={"port": port, "redis_url": SecretStr(url)})
             environment = {**os.environ, **settings_environment(settings)}
@@ -131,6 +131,8 @@ class Supervisor:
         self._report(
             f"ready: {address}  model {models}  device {devices}  weights {_weights(workers)}  after {ready_s:.1f} s"
         )
+        if needs_keys(self._settings):
+            self._report("requests need an API key: emmdit keys create NAME makes one")
         return True
 
     def _keep_running(self, child: Child) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service import errors
 from service.gateway.app import ROUTERS
+from service.gateway.charging import CODES as QUOTA_CODES
 from service.gateway.openai_schemas import ImageData, ImagesRequest, ImagesResponse
 from service.gateway.openapi.faults import FAULTS
 from service.gateway.responses import STATUS_OF, kind_of_status
@@ -38,7 +39,8 @@ def test_every_field_of_openais_is_on_its_page():
 def codes_in_the_code():
     """Of the exceptions, and of the refusals that exist only in HTTP."""
     codes = {kind.code for kind in vars(errors).values() if isinstance(kind, type)}
-    codes -= {errors.ConfigurationError.code}  # never reaches a client
+    codes -= {errors.ConfigurationError.code, errors.TooManyKeys.code}  # never reach a client
+    codes |= set(QUOTA_CODES.values())
     for source in (ROOT / "service" / "gateway").rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":

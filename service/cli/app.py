@@ -28,6 +28,7 @@ from service.cli.evaluate import evaluate
 from service.cli.generate import EPILOG as GENERATE_EPILOG
 from service.cli.generate import generate
 from service.cli.jobs import jobs_app
+from service.cli.keys import keys_app
 from service.cli.models import models_app
 from service.cli.train import train_app
 from service.errors import ConfigurationError
@@ -64,6 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
 app.add_typer(train_app, name="train")
 app.add_typer(bench_app, name="bench")

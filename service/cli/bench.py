@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from service.cli.remote import api_key
+
 bench_app = typer.Typer(help="Measure a running service.", no_args_is_help=True)
 
 
@@ -45,7 +47,8 @@ def serve(
 ) -> None:
     """Send requests at times that do not depend on the answers; print latency, goodput, errors, batch sizes.
 
-    Times count from when a request was due, not from when it could be sent.
+    Times count from when a request was due, not from when it could be sent. EMMDIT_API_KEY holds the key, where the
+    service wants one.
     """
     from service.bench.plan import Way, parse_way, plan_requests, poisson_times, read_trace
     from service.bench.plot import write_plot
@@ -57,7 +60,7 @@ def serve(
     with _blaming("--mix"):
         ways = [parse_way(text) for text in mix or []] or [Way()]
     with _blaming("--url"):
-        model = served_model(url)
+        model = served_model(url, api_key())
     lines = prompts.read_text("utf-8").splitlines() if prompts else model.example_prompts
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
@@ -68,7 +71,16 @@ def serve(
         with _blaming("--trace"):
             planned = read_trace(trace.read_text("utf-8"), texts, source)
 
-    run = asyncio.run(measure(url, planned, objective_s=objective_s, timeout_s=timeout_s, wants_previews=previews))
+    run = asyncio.run(
+        measure(
+            url,
+            planned,
+            objective_s=objective_s,
+            timeout_s=timeout_s,
+            wants_previews=previews,
+            api_key=api_key(),
+        )
+    )
     report = run.report
     if previews and not run.has_previews:
         typer.echo("this server offers no previews; their time is left out")

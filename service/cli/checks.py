@@ -56,6 +56,7 @@ def examine(url: str | None) -> Iterator[Finding]:
         # Late: torch takes seconds, and somebody is reading.
         from service.cli.part_checks import (
             check_content_filter,
+            check_keys,
             check_models,
             check_provenance,
             check_queue,
@@ -68,6 +69,7 @@ def examine(url: str | None) -> Iterator[Finding]:
         yield from check_limits()
         yield from check_queue(settings)
         yield from check_store(settings)
+        yield from check_keys(settings)
         yield from check_content_filter(settings)
         yield from check_provenance(settings)
         torch_findings = list(check_torch(settings))

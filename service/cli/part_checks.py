@@ -15,10 +15,12 @@ from model.errors import BundleError
 from service.blob_stores import open_blobs
 from service.blobs import BLOBS_FOLDER, try_out
 from service.cli.checks import GIB, Finding, Level, available_memory_bytes, masked
-from service.embedded import OLDEST_VERSION, find_server_binary
+from service.embedded import OLDEST_VERSION, SERVER_FOLDER, find_server_binary, running_url
 from service.errors import ConfigurationError, EmmditError
+from service.gateway.auth import needs_keys
 from service.queue_facts import ServerFacts, look_at
 from service.settings import Settings
+from service.tenants import Tenants
 
 INSTALL_TORCH = (
     "CPU: pip install torch --index-url https://download.pytorch.org/whl/cpu; "
@@ -48,6 +50,32 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
         yield Finding("queue", Level.FAIL, f"{place}: {error.message}", remedy)
         return
     yield from _judged(place, facts)
+
+
+def check_keys(settings: Settings) -> Iterator[Finding]:
+    """Whether anybody can get in, where that takes a key and the server that knows them answers."""
+    if not needs_keys(settings):
+        return
+    given = settings.redis_url
+    url = running_url(settings.data_dir / SERVER_FOLDER) if given is None else given.get_secret_value()
+    if url is None:
+        return
+    try:
+        num_keys = asyncio.run(_count_keys(url))
+    except EmmditError:
+        return  # check_queue says it
+    if num_keys:
+        yield Finding("keys", Level.OK, f"requests need a key, and {num_keys} hold")
+    else:
+        yield Finding("keys", Level.WARN, "requests need a key, and there is none", "emmdit keys create NAME")
+
+
+async def _count_keys(url: str) -> int:
+    tenants = Tenants.connect(url)
+    try:
+        return sum(known.left_s > 0 for known in await tenants.all_keys())
+    finally:
+        await tenants.close()
 
 
 def _judged(place: str, facts: ServerFacts) -> Iterator[Finding]:

@@ -245,19 +245,23 @@ class AsyncClient:
                 await asyncio.sleep(course.pause_s(failure))
 
 
+def key_headers(api_key: str | None) -> dict[str, str]:
+    """What sends a key. Raises ValueError for one that can't be sent, without the key, which is a secret."""
+    if api_key is None:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+        raise ValueError("api_key: not allowed; a key is printable ASCII")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
 def _settings(base_url: str, api_key: str | None) -> dict[str, Any]:
     """What both of httpx's clients are made with. Raises ValueError for an address or a key that cannot be used."""
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"base_url: {_shown(base_url)!r} is not allowed; give http:// or https:// and a host")
-    headers = {"User-Agent": "emmdit-client"}
-    if api_key is not None:
-        if not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-            raise ValueError("api_key: not allowed; a key is printable ASCII")  # without the key, which is a secret
-        headers["Authorization"] = f"Bearer {api_key}"
     return {
         "base_url": base_url,
-        "headers": headers,
+        "headers": {"User-Agent": "emmdit-client"} | key_headers(api_key),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         # Reading the authorities' certificates takes a tenth of a second, for which http:// has no use.
         "verify": parts.scheme == "https",

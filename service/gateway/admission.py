@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from service.errors import DeadlineExceeded, EmmditError, JobNotFound, JobNotReady, ServerOverloaded
+from service.gateway.auth import caller_of
 from service.gateway.body import read_json_object
+from service.gateway.charging import charge, give_back, refund
 from service.gateway.context import Gateway
 from service.gateway.idempotency import REPLAYED, key_of, refuse_under_way, with_seed_of
 from service.gateway.refusals import RequestRefused, shorten
@@ -36,13 +38,14 @@ class Entry:
     """A request's place at a job, which is its own, one that it shares, or an earlier one of its Idempotency-Key.
 
     `status` is the job as it stood then, and `watch` waits for its end; an earlier job has none. A job that `is_kept`
-    goes on without its client.
+    goes on without its client. `limits` are the headers that say where its tenant stands.
     """
 
     status: JobStatus
     watch: Watch | None
     is_kept: bool
     is_shared: bool = False
+    limits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_replayed(self) -> bool:
@@ -81,8 +84,8 @@ async def enter(
     """Find the request its job: an earlier one of its Idempotency-Key, one under way that it can share, or its own.
 
     `asked` is the parsed body. With `is_kept` the job goes on whatever the client does; `waits_for_end` says that the
-    answer is the job's end and nothing before it. Raises what is wrong with the key, NoWorker, DeadlineExceeded,
-    QueueFull or ServerOverloaded.
+    answer is the job's end and nothing before it. Raises what is wrong with the key, NoWorker, DeadlineExceeded, what
+    exceeds the tenant's quotas, QueueFull or ServerOverloaded.
     """
     key = key_of(request, job.owner, asked)
     has_seed = getattr(asked, "seed", None) is not None
@@ -104,16 +107,23 @@ async def enter(
     if key is None and has_seed:
         gateway.sharing.offer(watch)
     try:
+        limits = await charge(gateway, job, caller_of(request).quotas)
+        watch.is_charged = limits is not None
         submitted = await gateway.model_of(job).queue.submit(job, key)
     except BaseException as error:  # a cancelled handler too: nobody will wait for this job
+        if watch.is_charged:
+            await give_back(gateway, job, error)
         given_up = ServerOverloaded("the request that was to be answered together with this one was given up")
         _forget(gateway, watch, error if isinstance(error, EmmditError) else given_up)
         raise
     if submitted.earlier is not None:  # the same request came at the same moment; nobody shares a job with a key
+        if watch.is_charged:
+            await refund(gateway, job)
         _forget(gateway, watch, JobNotFound(f"job {job.id} gave way to job {submitted.earlier.job.id}"))
         return await _replay(gateway, submitted.earlier, job, waits_for_end=waits_for_end)
     watch.accepted.set_result(submitted.position)
-    return Entry(_accepted_status(job, submitted.position), watch, is_kept=is_kept or key is not None)
+    status = _accepted_status(job, submitted.position)
+    return Entry(status, watch, is_kept=is_kept or key is not None, limits=limits or {})
 
 
 async def wait_for_end(request: Request, gateway: Gateway, entry: Entry) -> JobStatus | None:
@@ -159,7 +169,7 @@ async def _leave_unless_watched(gateway: Gateway, entry: Entry, watch: Watch) ->
 
 def entry_headers(entry: Entry, status_code: int) -> dict[str, str]:
     """What every answer says about where it comes from, errors too. Asking again would give a replayed error again."""
-    headers = {"X-Job-ID": entry.status.job.id}
+    headers = {"X-Job-ID": entry.status.job.id, **entry.limits}
     if entry.is_replayed:
         headers[REPLAYED] = "true"
         if status_code >= 400:

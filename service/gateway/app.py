@@ -27,16 +27,20 @@ from service.gateway import (
     reference,
     webpage,
 )
+from service.gateway.auth import needs_keys
 from service.gateway.background import repeat
 from service.gateway.bells import Bells
 from service.gateway.content_filter import content_filter_of
 from service.gateway.context import Gateway, ServedModel
 from service.gateway.envelope import Envelope
+from service.gateway.keyring import Keyring
 from service.gateway.openapi.document import Document
 from service.gateway.provenance import signer_of
 from service.gateway.reference import Reference
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.responses import error_response
+from service.gateway.settlements import PERIOD_S as SETTLE_PERIOD_S
+from service.gateway.settlements import Settlements
 from service.gateway.validation import Validator
 from service.gateway.waiters import REREAD_PERIOD_S, Waiters
 from service.gateway.workers import LOOK_PERIOD_S, WorkerWatch
@@ -67,6 +71,7 @@ def create_app(
     Raises ConfigurationError where filter or signer cannot be had.
     """
     grace_s = settings.no_worker_grace_s
+    settlements = Settlements(queues.ledger())
     gateway = Gateway(
         settings=settings,
         models={
@@ -79,8 +84,10 @@ def create_app(
         blobs=blobs,
         metrics=metrics,
         validator=Validator({card.name: card for card in cards}, settings, content_filter_of(settings)),
-        waiters=Waiters(queues, metrics, keep_s=settings.result_ttl_s),
+        waiters=Waiters(queues, metrics, settlements, keep_s=settings.result_ttl_s),
         bells=Bells(queues.news()),
+        keyring=Keyring(queues.tenants(), settings.tenant_quotas(), is_needed=needs_keys(settings)),
+        settlements=settlements,
         signer=signer_of(settings),
     )
 
@@ -132,6 +139,7 @@ def _loops(gateway: Gateway) -> tuple[Coroutine[object, object, None], ...]:
         repeat("workers", LOOK_PERIOD_S, look),
         repeat("reap", REAP_PERIOD_S, reap),
         repeat("sweep", gateway.blobs.sweep_period_s, sweep),
+        repeat("settle", SETTLE_PERIOD_S, gateway.settlements.flush),
     )
 
 

@@ -13,7 +13,9 @@ from service.blobs import BlobStore
 from service.gateway.abandoned import Abandoned
 from service.gateway.bells import Bells
 from service.gateway.content_filter import CONTENT_FILTER_HEADER, OFF
+from service.gateway.keyring import Keyring
 from service.gateway.provenance import C2PA, PROVENANCE_HEADER, PictureSigner
+from service.gateway.settlements import Settlements
 from service.gateway.sharing import Sharing
 from service.gateway.validation import Validator
 from service.gateway.waiters import Waiters
@@ -49,6 +51,8 @@ class Gateway:
     validator: Validator
     waiters: Waiters
     bells: Bells
+    keyring: Keyring
+    settlements: Settlements
     signer: PictureSigner | None = None
     abandoned: Abandoned = field(default_factory=Abandoned)
     sharing: Sharing = field(default_factory=Sharing)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api_keys import without_keys
 from service.gateway.heads import refusal_of
 from service.gateway.responses import error_response, internal_error_response
 from service.metrics import Metrics
@@ -80,7 +81,8 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         given_id = headers.get("x-request-id", "")
-        self.request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(16)
+        is_usable = _REQUEST_ID.fullmatch(given_id) and without_keys(given_id) == given_id  # it is logged
+        self.request_id = given_id if is_usable else secrets.token_hex(16)
         self.began_at = time.monotonic()
         self.code = 0
         self._receive = receive

@@ -52,16 +52,23 @@ async def describe(gateway: Gateway, status: JobStatus) -> JobBody:
     return body
 
 
-async def describe_all(gateway: Gateway, statuses: Sequence[JobStatus]) -> list[JobBody]:
-    """As `describe`; each model is asked once for its backlog."""
+async def seconds_left_of(gateway: Gateway, statuses: Sequence[JobStatus]) -> list[float | None]:
+    """Estimates; None where there is none. Each model is asked once for its backlog."""
     stats: dict[str, QueueStats] = {}
     for model in {status.job.model for status in statuses if not status.state.is_terminal}:
         with suppress(ServerOverloaded):
             stats[model] = await gateway.models[model].queue.stats()
+    backlogs = [stats.get(status.job.model) for status in statuses]
+    return [
+        None if backlog is None else gateway.model_of(status.job).workers.seconds_left(status, backlog)
+        for status, backlog in zip(statuses, backlogs, strict=True)
+    ]
+
+
+async def describe_all(gateway: Gateway, statuses: Sequence[JobStatus]) -> list[JobBody]:
+    """As `describe`."""
     bodies = []
-    for status in statuses:
-        backlog = stats.get(status.job.model)
-        seconds_left = None if backlog is None else gateway.model_of(status.job).workers.seconds_left(status, backlog)
+    for status, seconds_left in zip(statuses, await seconds_left_of(gateway, statuses), strict=True):
         error = error_of(status)
         detail = None if error is None else error_detail(error)
         bodies.append(job_body(status, seconds_left=seconds_left, error=detail))

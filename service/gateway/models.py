@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from service.errors import UnknownModel
+from service.gateway.auth import owner_of
 from service.gateway.context import Gateway, ServedModel, gateway_of
 from service.gateway.refusals import shorten
 from service.gateway.schemas import ModelBody, ModelList, PartBody, WorkerBody
@@ -12,14 +13,14 @@ from service.gateway.schemas import ModelBody, ModelList, PartBody, WorkerBody
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", dependencies=[Depends(owner_of)])
 async def list_models(request: Request) -> ModelList:
     """The served models, the default one first: sizes, defaults, limits, and whether a worker is ready for each."""
     gateway = gateway_of(request)
     return ModelList(data=[_body(gateway, model) for model in gateway.models.values()])
 
 
-@router.get("/v1/models/{model}")
+@router.get("/v1/models/{model}", dependencies=[Depends(owner_of)])
 async def get_model(request: Request, model: str) -> ModelBody:
     """One of the served models, as the list has it."""
     gateway = gateway_of(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from service.api_keys import without_keys
 from service.errors import EmmditError
 
 
@@ -28,6 +29,6 @@ class RequestRefused(EmmditError):
 
 
 def shorten(value: object, max_chars: int = 80) -> str:
-    """A client's own value as it may stand in a message: printable and short."""
-    shown = repr(value)
+    """A client's own value as it may stand in a message: printable, short, and without the secret of an API key."""
+    shown = without_keys(repr(value))
     return shown if len(shown) <= max_chars else f"{shown[: max_chars - 20]}... ({len(shown)} characters)"

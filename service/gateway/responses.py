@@ -51,7 +51,7 @@ def error_response(error: errors.EmmditError, request_id: str, job_id: str | Non
         headers["X-Job-ID"] = job_id
     status, _ = _status_and_type(error)
     if status in (429, 503) or error.retry_after_s is not None:
-        headers |= retry_headers(error.retry_after_s)
+        headers = retry_headers(error.retry_after_s) | headers  # who knows better has said so
     if isinstance(error, errors.JobWasCancelled | errors.JobFailed | errors.DeadlineExceeded):
         # The OpenAI client would otherwise draw again what was called off, and wait as long as before.
         headers["x-should-retry"] = "false"
@@ -77,7 +77,12 @@ def internal_error_response() -> JSONResponse:
 def retry_headers(retry_after_s: float | None) -> dict[str, str]:
     """`Retry-After` in whole seconds, 1..120, and the same in milliseconds."""
     seconds = DEFAULT_RETRY_AFTER_S if retry_after_s is None else retry_after_s
-    seconds = min(max(seconds, 0.001), MAX_RETRY_AFTER_S)
+    return exact_retry_headers(min(seconds, MAX_RETRY_AFTER_S))
+
+
+def exact_retry_headers(seconds: float) -> dict[str, str]:
+    """The same for a time that is known and no estimate, however long it is."""
+    seconds = max(seconds, 0.001)
     return {"Retry-After": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from service.errors import DeadlineExceeded, EmmditError, JobNotFound, ServerOverloaded
 from service.gateway.background import is_cancelled
+from service.gateway.settlements import Settlements
 from service.jobs import Job, JobStatus
 from service.metrics import Metrics
 from service.queue import JobQueue
@@ -36,7 +37,7 @@ class Watch:
     it is cancelled where this gateway stops.
 
     `accepted` gets the job's first place in the queue, or what it was refused for. `num_wanted` counts the requests
-    that its end will answer, or would have.
+    that its end will answer, or would have. What `is_charged` to its tenant is settled at its end.
     """
 
     job: Job
@@ -45,6 +46,7 @@ class Watch:
     deadline_at: float
     gives_up_at: float
     num_wanted: int = 1
+    is_charged: bool = False
 
     @property
     def is_submitted(self) -> bool:
@@ -55,9 +57,10 @@ class Watch:
 class Waiters:
     """Belongs to one event loop. `run` is its reader task, `reread` is called every REREAD_PERIOD_S."""
 
-    def __init__(self, queues: Queues, metrics: Metrics, *, keep_s: float) -> None:
+    def __init__(self, queues: Queues, metrics: Metrics, settlements: Settlements, *, keep_s: float) -> None:
         self._queues = queues
         self._metrics = metrics
+        self._settlements = settlements
         self._keep_s = keep_s
         self._watches: dict[str, Watch] = {}
         self._is_closing = False
@@ -155,6 +158,8 @@ class Waiters:
             return  # somebody else looked meanwhile; an end is counted once
         if not watch.end.done():
             watch.end.set_result(status)
+        if watch.is_charged:
+            self._settlements.note_end(watch.job, status)
         if status is not None:
             self._metrics.count_end(status, num_requests=watch.num_wanted)
 

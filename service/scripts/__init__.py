@@ -1,4 +1,7 @@
-"""What happens on the server, as Lua, one file each; the queue's transitions get the prelude that they share."""
+"""What happens on the server, as Lua, one file each; the queue's transitions get the prelude that they share.
+
+Those about tenants and blobs stand alone: they have other keys.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ NAMES = (
     "reap",
 )
 BLOB_NAMES = ("blob_put", "blob_delete", "blob_sweep")
+TENANT_NAMES = ("create_key", "find_key", "charge", "settle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ def load_scripts() -> dict[str, Script]:
     folder = resources.files(__package__)
     prelude = folder.joinpath("prelude.lua").read_text(encoding="utf-8")
     scripts = {}
-    for name in (*NAMES, *BLOB_NAMES):
+    for name in (*NAMES, *BLOB_NAMES, *TENANT_NAMES):
         text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
         if name in NAMES:
             text = prelude + text

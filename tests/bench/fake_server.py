@@ -18,6 +18,7 @@ class FakeService:
         self.forwards, self.rows = 0, 0
         self._delay_s = delay_s
         self._offers_events = offers_events
+        self.keys = []
         self.app = FastAPI(openapi_url=None)
         self.app.post("/v1/generate")(self._generate)
         self.app.get("/metrics")(self._metrics)
@@ -25,6 +26,7 @@ class FakeService:
         self.app.get("/openapi.json")(self._description)
 
     async def _generate(self, request: Request):
+        self.keys.append(request.headers.get("authorization"))
         body = await request.json()
         self.bodies.append(body)
         self.num_working += 1

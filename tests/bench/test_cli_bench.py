@@ -86,3 +86,10 @@ def test_what_cannot_be_run_is_said_by_name(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_the_key_comes_out_of_the_environment(service, monkeypatch):
+    fake, url = service
+    monkeypatch.setenv("EMMDIT_API_KEY", "emmdit_1.secret")
+    assert run("--url", url, "--rate", 200, "--num-requests", 2).exit_code == 0
+    assert fake.keys == ["Bearer emmdit_1.secret"] * 2

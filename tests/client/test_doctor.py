@@ -1,5 +1,6 @@
 """The doctor finds what is wrong, says how to mend it, and shows no secret."""
 
+import asyncio
 import json
 import socket
 
@@ -12,6 +13,7 @@ from service.cli.app import app
 from service.cli.checks import Level, check_disk, check_packages, check_port, check_service, check_settings, masked
 from service.cli.part_checks import (
     check_content_filter,
+    check_keys,
     check_models,
     check_provenance,
     check_queue,
@@ -20,6 +22,7 @@ from service.cli.part_checks import (
 )
 from service.queue_facts import ServerFacts
 from service.settings import Settings
+from service.tenants import Tenants
 from tests.client.scripted_server import Reply, ScriptedServer
 from tests.support.certificates import make_signing_files
 
@@ -45,7 +48,7 @@ def test_a_misspelt_variable_is_named_and_costs_the_exit_code(monkeypatch):
 
 
 def test_strangers_who_could_get_in_are_a_fault():
-    findings = list(check_settings(Settings(host="0.0.0.0")))
+    findings = list(check_settings(Settings(host="0.0.0.0", require_keys="never")))
     assert levels(findings) == [("settings", Level.OK), ("address", Level.FAIL)]
     assert "allow_remote_without_keys" in findings[1].remedy
 
@@ -85,6 +88,20 @@ def test_the_queue_is_asked_for_its_version(redis_url):
     assert " ms away" in finding.found
     (embedded,) = check_queue(Settings())
     assert embedded.level is Level.OK
+
+
+def test_where_keys_are_needed_there_should_be_one(redis_url):
+    assert list(check_keys(Settings(redis_url=redis_url))) == []
+    locked = Settings(redis_url=redis_url, host="0.0.0.0")
+    assert levels(check_keys(locked)) == [("keys", Level.WARN)]
+
+    async def create():
+        tenants = Tenants.connect(redis_url)
+        await tenants.create("ada")
+        await tenants.close()
+
+    asyncio.run(create())
+    assert levels(check_keys(locked)) == [("keys", Level.OK)]
 
 
 def test_a_queue_that_does_not_answer_is_named_without_its_password():

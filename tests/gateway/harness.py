@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 import threading
 import time
 from contextlib import contextmanager
@@ -151,6 +152,19 @@ class Harness:
 
     def generate(self, body=None, headers=None, **fields):
         return self.client.post("/v1/generate", json={"prompt": "a red apple"} | (body or {}) | fields, headers=headers)
+
+    def key_of(self, tenant):
+        """A new API key of the tenant."""
+        return self.call(self.gateway.keyring.tenants.create(tenant)).text
+
+    @contextmanager
+    def as_somebody_else(self):
+        """What is asked within is asked with the key of a new tenant."""
+        self.client.headers["X-API-Key"] = self.key_of(f"tenant-{secrets.token_hex(8)}")
+        try:
+            yield
+        finally:
+            del self.client.headers["X-API-Key"]
 
     def submit(self, **fields):
         """An asynchronous job's id."""

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.blobs import blob_key
-from service.gateway.auth import owner_of
 from service.jobs import Failed
 from tests.gateway.harness import running_gateway, wait_until
 
@@ -182,12 +181,8 @@ def test_after_the_results_time_the_same_recipe_is_drawn_again(start_gateway, ke
 
 def test_keys_belong_to_their_owners(painter, key):
     first = painter.generate(headers=key)
-    app = painter.server.config.app
-    app.dependency_overrides[owner_of] = lambda: "somebody else"
-    try:
+    with painter.as_somebody_else():
         other = painter.generate(prompt="another", headers=key)
-    finally:
-        app.dependency_overrides.clear()
     assert other.status_code == 200
     assert other.headers["x-seed"] != first.headers["x-seed"]
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from service.gateway.auth import owner_of
 from tests.gateway.harness import wait_until
 
 
@@ -58,16 +57,12 @@ def test_a_state_can_be_named(lister):
 def test_somebody_elses_jobs_are_not_listed(lister):
     lister.worker.is_claiming = False
     own = lister.submit()
-    app = lister.server.config.app
-    app.dependency_overrides[owner_of] = lambda: "somebody else"
-    try:
+    with lister.as_somebody_else():
         assert ids_of(lister) == []
         other = lister.submit()
         assert ids_of(lister) == [other]
         response = lister.client.get("/v1/jobs", params={"after": own})
         assert response.json()["error"]["param"] == "after"
-    finally:
-        app.dependency_overrides.clear()
     assert ids_of(lister) == [own]
 
 

@@ -44,15 +44,11 @@ def test_a_link_brings_the_picture_in_its_format(gateway):
         assert response.headers["content-type"] == f"image/{name}"
 
 
-def test_a_link_needs_no_owner(gateway, monkeypatch):
+def test_a_link_needs_no_owner(gateway):
     url = link(gateway)
-
-    async def nobody(_):
-        return "somebody else"
-
-    monkeypatch.setattr("service.gateway.pictures.owner_of", nobody)
-    assert fetch(gateway, url).status_code == 200
-    assert gateway.client.get(urlsplit(url).path).status_code == 404
+    with gateway.as_somebody_else():
+        assert fetch(gateway, url).status_code == 200
+        assert gateway.client.get(urlsplit(url).path).status_code == 404
 
 
 @pytest.mark.parametrize(

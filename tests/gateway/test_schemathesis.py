@@ -39,6 +39,14 @@ def test_it_does_what_it_says(start_gateway, tmp_path):
         try_everything(gateway, tmp_path, "--max-examples=3", "--seed=1")
 
 
+@pytest.mark.timeout(320)
+@pytest.mark.e2e
+def test_it_does_what_it_says_where_a_key_is_needed(start_gateway, tmp_path):
+    with start_gateway(queue_capacity=1000, require_keys="always", tenant_max_jobs=900) as gateway:
+        header = f"Authorization: Bearer {gateway.key_of('schemathesis')}"
+        try_everything(gateway, tmp_path, "--max-examples=3", "--seed=4", "-H", header)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(320)
 @pytest.mark.parametrize("seed", [2, 3])

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.errors import ConfigurationError
-from service.gateway.auth import is_loopback, refuse_open_binding
+from service.gateway.auth import is_loopback, needs_keys, refuse_open_binding
 from service.gateway.server import bind, run_gateway
 from service.settings import Settings
 from tests.gateway.harness import wait_until
@@ -47,12 +47,18 @@ def test_the_gateway_does_without_torch():
 )
 def test_only_loopback_is_served_without_keys(host, is_local):
     assert is_loopback(host) == is_local
+    assert needs_keys(Settings(host=host)) != is_local
+    refuse_open_binding(Settings(host=host))
     if is_local:
-        refuse_open_binding(Settings(host=host))
+        refuse_open_binding(Settings(host=host, require_keys="never"))
+        assert needs_keys(Settings(host=host, require_keys="always"))
         return
     with pytest.raises(ConfigurationError, match="allow_remote_without_keys"):
-        refuse_open_binding(Settings(host=host))
-    refuse_open_binding(Settings(host=host, allow_remote_without_keys=True))
+        refuse_open_binding(Settings(host=host, require_keys="never"))
+    for require_keys, is_needed in (("auto", False), ("never", False), ("always", True)):
+        settings = Settings(host=host, require_keys=require_keys, allow_remote_without_keys=True)
+        refuse_open_binding(settings)
+        assert needs_keys(settings) == is_needed
 
 
 def test_a_gateway_without_a_redis_url_says_so():

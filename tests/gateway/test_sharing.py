@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from service.gateway.auth import owner_of
 from service.jobs import Failed
 from tests.gateway.harness import wait_until
 
@@ -110,12 +109,8 @@ def test_requests_without_a_seed_are_drawn_each_for_itself(painter):
 
 def test_another_owners_request_is_drawn_by_itself(painter):
     own = painter.submit(seed=7)
-    app = painter.server.config.app
-    app.dependency_overrides[owner_of] = lambda: "somebody else"
-    try:
+    with painter.as_somebody_else():
         assert painter.submit(seed=7) != own
-    finally:
-        app.dependency_overrides.clear()
 
 
 def test_what_is_done_is_not_shared_any_more(painter):

@@ -89,6 +89,7 @@ class Behaviour:
     """What a test may change while the server runs."""
 
     num_refusals: int = 0  # of the next submissions, with 429
+    refusal_code: str = "rate_limit_exceeded"
     retry_after_s: float = 2
     key: str = ""  # asked for where it is not empty
     accept_s: float = 0.0
@@ -143,9 +144,8 @@ class FakeServer:
         if self.behaviour.num_refusals > 0:
             self.behaviour.num_refusals -= 1
             seconds = self.behaviour.retry_after_s
-            return refusal(
-                429, "rate_limit_exceeded", "the queue is full: 64 of 64 jobs", {"Retry-After": str(seconds)}
-            )
+            code = self.behaviour.refusal_code
+            return refusal(429, code, "the queue is full: 64 of 64 jobs", {"Retry-After": str(seconds)})
         if body["prompt"] == "refused":
             return refusal(400, "invalid_value", "guidance_scale: 9 is not allowed", param="guidance_scale")
         if key not in self.keys:

@@ -12,6 +12,7 @@ pytest.importorskip("playwright", reason="playwright is not installed (make inst
 from playwright.sync_api import expect
 
 from tests.e2e.harness import Service, wait_for
+from tests.gateway.harness import running_gateway
 from tests.page.browser import PHONE, draw, finished, visit
 
 pytestmark = [pytest.mark.system, pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -131,3 +132,22 @@ def test_it_works_on_a_phone(browser, service):
         page.locator("#latest .frame").tap()
         expect(page.get_by_role("dialog")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_where_the_service_needs_a_key_it_is_asked_for_and_used(browser, embedded_server, tmp_path):
+    with running_gateway(embedded_server.url, tmp_path, "keyed", require_keys="always") as gateway:
+        key = gateway.key_of("page")
+        with visit(browser, gateway.base_url) as page:
+            dialog = page.get_by_role("dialog", name="This server asks for a key")
+            expect(dialog).to_contain_text("an API key is needed here")
+            page.get_by_label("API key").fill("emmdit_wrong")
+            page.keyboard.press("Enter")
+            expect(dialog).to_contain_text("The key was not accepted.")
+            page.get_by_label("API key").fill(key)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(READY)
+            draw(page, "a red apple", seed=7)
+            expect(finished(page)).to_have_count(1)
+            assert key not in page.evaluate("JSON.stringify(localStorage) + location.href + document.body.innerHTML")
+            assert key in page.evaluate("JSON.stringify(sessionStorage)")
+        assert {job.owner for job in gateway.worker.seen} == {"page"}

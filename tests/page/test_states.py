@@ -85,6 +85,14 @@ def test_a_busy_server_is_waited_for_as_long_as_it_says(page, fake):
     expect(notice).to_have_count(0)
 
 
+def test_a_quota_that_is_used_up_is_not_called_a_busy_server(page, fake):
+    fake.behaviour.num_refusals = 1
+    fake.behaviour.refusal_code = "tenant_rate_exceeded"
+    draw(page, "a red apple")
+    expect(page.locator(".notice")).to_contain_text("You have asked for as much as you may for now.")
+    expect(finished(page)).to_have_count(1)
+
+
 def test_a_busy_server_can_be_tried_at_once_or_given_up(page, fake):
     fake.behaviour.num_refusals = 2
     fake.behaviour.retry_after_s = 90

@@ -123,3 +123,12 @@ async def test_an_owner_s_name_can_be_anything(queues):
     await submit_all(queues[MODEL], jobs)
     for job in jobs:
         assert await ids_of(queues, job.owner) == [job.id]
+
+
+async def test_jobs_are_read_by_their_ids_in_order_and_only_ones_own(queues, raw):
+    first, second, unreadable = await submit_all(queues[MODEL], [make_job() for _ in range(3)])
+    (other,) = await submit_all(queues[MODEL], [make_job("bob")])
+    await raw.hset(PREFIX + "job:" + unreadable, "job", "{}")
+    found = await queues[MODEL].owned.read("ada", [second, other, "0" * 32, unreadable, first])
+    assert [status and status.job.id for status in found] == [second, None, None, None, first]
+    assert found[4].position == 0

@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 
 from model.config import ModelCard
 from service.gateway import sse
+from service.gateway.auth import needs_keys
 from service.gateway.event_schemas import ErrorEvent, PartialPictureEvent, PictureEvent, PreviewEvent
 from service.gateway.health import Readiness, Status
 from service.gateway.limits import Rule
@@ -25,7 +26,7 @@ from service.gateway.openai_schemas import CompletedEvent, ImagesRequest, Images
 from service.gateway.openapi.examples import ADDRESS, Example
 from service.gateway.openapi.faults import FAULTS, Fault
 from service.gateway.openapi.operations import JSON, OPERATIONS, TAGS, Answer, Operation
-from service.gateway.openapi.parts import HEADERS, PARAMETERS, Json, headers, parameter
+from service.gateway.openapi.parts import HEADERS, LIMIT_HEADERS, PARAMETERS, SECURITY_SCHEMES, Json, headers, parameter
 from service.gateway.schemas import (
     ErrorBody,
     GenerateRequest,
@@ -60,6 +61,8 @@ DESCRIPTION = (
     "Pictures from words with E-MMDiT. Every error has one shape and a stable `code`; every answer has an "
     "`X-Request-ID`. The limits below are those of this service and the models that it serves."
 )
+NEEDED = "Requests need an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+NOT_NEEDED = "Requests need no API key here; one that is sent counts."
 RuleOf = Callable[[str, ModelCard], Rule]
 
 
@@ -86,13 +89,18 @@ class Document:
             "info": {
                 "title": TITLE,
                 "version": software_version(),
-                "description": DESCRIPTION,
+                "description": f"{DESCRIPTION} {NEEDED if self._needs_keys else NOT_NEEDED}",
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": self._validator.settings.public_url or "/"}],
             "tags": [{"name": name, "description": words} for name, words in TAGS.items()],
             "paths": dict(paths),
-            "components": {"schemas": self._schemas(), "parameters": dict(PARAMETERS), "headers": dict(HEADERS)},
+            "components": {
+                "schemas": self._schemas(),
+                "parameters": dict(PARAMETERS),
+                "headers": dict(HEADERS),
+                "securitySchemes": dict(SECURITY_SCHEMES),
+            },
         }
 
     def _operation(self, operation: Operation) -> Json:
@@ -102,6 +110,7 @@ class Document:
             "tags": [operation.tag],
             "summary": operation.summary,
             "description": operation.description,
+            "security": self._security(operation),
             "parameters": [parameter(name) for name in operation.parameters],
             "responses": {str(status): _answer(answer) for status, answer in operation.answers.items()}
             | _error_answers(operation.faults),
@@ -114,6 +123,17 @@ class Document:
             content = {"schema": _ref(operation.body), "examples": _body_examples(operation.examples)}
             found["requestBody"] = {"required": True, "content": {JSON: content}}
         return found
+
+    @cached_property
+    def _needs_keys(self) -> bool:
+        return needs_keys(self._validator.settings)
+
+    def _security(self, operation: Operation) -> list[Json]:
+        """Any of these will do; {} is no key at all."""
+        if operation.is_open:
+            return []
+        is_signed = "Signature" in operation.parameters
+        return [{name: []} for name in SECURITY_SCHEMES] + ([{}] if is_signed or not self._needs_keys else [])
 
     def _schemas(self) -> Json:
         _, definitions = models_json_schema(
@@ -259,6 +279,8 @@ def _error_answers(faults: Sequence[Fault]) -> Json:
         of_status = [fault for fault in faults if fault.status == status]
         names = ["X-Job-ID", "x-should-retry", "Idempotency-Replayed"] if status in (409, 410, 500, 504) else []
         names += ["Retry-After", "retry-after-ms"] if status in (409, 429, 503) else []
+        names += [*LIMIT_HEADERS, "x-should-retry"] if status == 429 else []
+        names += ["WWW-Authenticate"] if status == 401 else []
         found[str(status)] = {
             "description": " ".join(f"`{fault.code}`: {fault.when}" for fault in of_status),
             "headers": headers(*names),

@@ -65,6 +65,24 @@ FAULTS: Sequence[Fault] = (
     Fault(400, "invalid_encoding", "The body is no UTF-8.", "the body is not UTF-8: byte 15 is 0xe9"),
     Fault(400, "incomplete_body", "The body was cut off.", "the connection was closed in the middle of the body"),
     Fault(
+        401,
+        "missing_api_key",
+        "A key is needed here and none was sent.",
+        "an API key is needed here: send it as Authorization: Bearer KEY or as X-API-Key: KEY",
+    ),
+    Fault(
+        401,
+        "invalid_api_key",
+        "There is no such key, or it holds no more. Where no key is needed, only what looks like one is looked at.",
+        "the API key is not valid, or holds no more",
+    ),
+    Fault(
+        403,
+        "exceeds_quota",
+        "This one request is more than the key's whole daily quota.",
+        "this request is for 2.62144 megapixels; allowed: your 1 a day",
+    ),
+    Fault(
         403,
         "link_invalid",
         "A signed link was changed.",
@@ -136,6 +154,31 @@ FAULTS: Sequence[Fault] = (
         "the request's head is too large: 20000 bytes; allowed: 16384 bytes in 100 headers",
     ),
     Fault(429, "rate_limit_exceeded", "The model's queue is full.", "the queue is full: 256 jobs wait"),
+    Fault(
+        429,
+        "too_many_jobs",
+        "As many of one's jobs are unfinished as are allowed. Retry-After estimates when one of them ends.",
+        "you have 4 jobs that are not finished; allowed: 4",
+    ),
+    Fault(
+        429,
+        "too_many_queued_jobs",
+        "As many of one's jobs wait as are allowed. Retry-After estimates when one of them ends.",
+        "as many of your jobs wait as are allowed: 2",
+    ),
+    Fault(
+        429,
+        "tenant_rate_exceeded",
+        "One has asked for more megapixel-steps than one's rate gives. After Retry-After this request is let in.",
+        "this request costs 9.96147 megapixel-steps, and you may have 60 a minute, 60 of them at once; "
+        "come back in 8 s",
+    ),
+    Fault(
+        429,
+        "daily_pixels_exceeded",
+        "The day's pixels are used up. Retry-After is the time to midnight UTC.",
+        "this request is for 0.262144 megapixels and 0.1 are left of today's 10; the day ends at midnight UTC",
+    ),
     Fault(
         500,
         "generation_failed",

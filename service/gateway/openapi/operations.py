@@ -9,7 +9,7 @@ from service.gateway.accept import MediaType
 from service.gateway.formats import PictureFormat
 from service.gateway.openapi.examples import EXAMPLES, Example
 from service.gateway.openapi.faults import EVERYWHERE, Fault, faults_named
-from service.gateway.openapi.parts import OUTCOME_HEADERS, RECIPE_HEADERS, STATE_HEADERS
+from service.gateway.openapi.parts import LIMIT_HEADERS, OUTCOME_HEADERS, RECIPE_HEADERS, STATE_HEADERS
 from service.gateway.provenance import PROVENANCE_HEADER
 
 JSON = "application/json"
@@ -72,7 +72,12 @@ class Operation:
     @property
     def faults(self) -> tuple[Fault, ...]:
         """Every error that it can end with."""
-        return faults_named(*self.errors, *EVERYWHERE)
+        return faults_named(*([] if self.is_open else _WITHOUT_KEY), *self.errors, *EVERYWHERE)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a key for it."""
+        return self.tag == OPERATIONS_TAG
 
     @property
     def examples(self) -> Sequence[Example]:
@@ -80,6 +85,7 @@ class Operation:
         return EXAMPLES[self.name]
 
 
+_WITHOUT_KEY = ("401 missing_api_key", "401 invalid_api_key")
 _BODY = (
     "400 invalid_value",
     "400 missing_field",
@@ -96,16 +102,21 @@ _BODY = (
 _ENDS = ("409 cancelled", "410 job_not_ready", "500 generation_failed", "500 image_corrupt", "504 deadline_exceeded")
 _ENTRY = (
     "400 content_policy_violation",
+    "403 exceeds_quota",
     "409 idempotency_in_progress",
     "422 idempotency_key_reused",
     "429 rate_limit_exceeded",
+    "429 too_many_jobs",
+    "429 too_many_queued_jobs",
+    "429 tenant_rate_exceeded",
+    "429 daily_pixels_exceeded",
     "503 server_is_overloaded",
     "503 no_worker",
 )
 _LOOK = ("404 job_not_found", "503 server_is_overloaded")
 _QUERY = ("400 invalid_value", "400 unknown_field", "400 duplicate_field")
 _AFTERWARDS = ("getJob", "watchJob", "getLivePicture", "getPicture", "cancelJob")
-_RECIPE = (*RECIPE_HEADERS, *OUTCOME_HEADERS, *STATE_HEADERS)
+_RECIPE = (*RECIPE_HEADERS, *OUTCOME_HEADERS, *STATE_HEADERS, *LIMIT_HEADERS)
 
 OPERATIONS: Sequence[Operation] = (
     Operation(
@@ -137,6 +148,7 @@ OPERATIONS: Sequence[Operation] = (
                     "X-Job-ID",
                     "Idempotency-Replayed",
                     *STATE_HEADERS,
+                    *LIMIT_HEADERS,
                 ),
                 links=_AFTERWARDS,
                 job_id="$response.body#/id",
@@ -152,7 +164,8 @@ OPERATIONS: Sequence[Operation] = (
         "createImages",
         DRAWING,
         "Draw pictures, in OpenAI's words",
-        "For unmodified `openai` SDKs: give them this service's address with `/v1` behind it, and any key. `stream` "
+        "For unmodified `openai` SDKs: give them this service's address with `/v1` behind it, and your key (any word "
+        "where no key is needed). `stream` "
         "and `response_format` alone decide the answer's form; `Accept` and `Prefer` are not read.\n\nWhat cannot be "
         "honoured is refused by name. Fields that OpenAI's API does not have (`seed`, `num_inference_steps`, "
         "`guidance_scale`, `negative_prompt`) go into `extra_body` in Python.",
@@ -266,6 +279,7 @@ OPERATIONS: Sequence[Operation] = (
         "The default one first: sizes, defaults, limits, the words that a demo model knows, and the workers that draw.",
         {200: Answer("All that are served here.", "ModelList")},
         ("RequestId",),
+        errors=("503 server_is_overloaded",),
     ),
     Operation(
         "get",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.gateway.accept import MediaType
+from service.gateway.auth import KEY_HEADER
 from service.gateway.content_filter import CONTENT_FILTER_HEADER
 from service.gateway.events import LAST_EVENT_PATTERN
 from service.gateway.formats import DEFAULT_QUALITY, MAX_QUALITY, PictureFormat
@@ -15,9 +16,16 @@ from service.gateway.jobs import JOB_ID_PATTERN
 from service.gateway.openapi.faults import EXAMPLE_ID
 from service.gateway.provenance import PROVENANCE_HEADER
 from service.gateway.query import INDEX_PATTERN
+from service.gateway.rate_limits import LIMIT_HEADER, POLICY_HEADER
 from service.jobs import JobState
 
 Json = dict[str, Any]
+
+
+SECURITY_SCHEMES: Mapping[str, Json] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, as OpenAI's clients send it."},
+    "apiKey": {"type": "apiKey", "in": "header", "name": KEY_HEADER, "description": "The same."},
+}
 
 
 def _parameter(where: str, name: str, description: str, schema: Json, example: object = None) -> Json:
@@ -132,6 +140,18 @@ HEADERS: Mapping[str, Json] = {
     "Preference-Applied": _sent("What of Prefer was heard.", _TEXT, "respond-async", required=True),
     "Retry-After": _sent("Whole seconds after which to come back, while there is something to wait for.", _NATURAL, 1),
     "retry-after-ms": _sent("The same in milliseconds, for OpenAI's clients.", _NATURAL, 1000),
+    "WWW-Authenticate": _sent("How a key is sent (RFC 6750).", _TEXT, 'Bearer realm="emmdit"', required=True),
+    POLICY_HEADER: _sent(
+        "One's quotas, where there are any: `rate` (thousandths of a megapixel-step), `daily` (pixels), `jobs`, "
+        "`queued-jobs`; as draft-ietf-httpapi-ratelimit-headers has it.",
+        _TEXT,
+        '"rate";q=60000;w=60;qu="kilopixel-steps", "jobs";q=4;qu="concurrent-requests"',
+    ),
+    LIMIT_HEADER: _sent(
+        "What is left of them (`r`), and in how many seconds all of it is back (`t`).",
+        _TEXT,
+        '"rate";r=50038;t=10, "jobs";r=3',
+    ),
     "x-should-retry": _sent("`false`: do not try this again by itself.", _TEXT, "false"),
 }
 RECIPE_HEADERS = (
@@ -143,6 +163,7 @@ RECIPE_HEADERS = (
     "X-Model",
     "X-Model-Version",
 )
+LIMIT_HEADERS = (POLICY_HEADER, LIMIT_HEADER)
 STATE_HEADERS = (CONTENT_FILTER_HEADER, PROVENANCE_HEADER)
 OUTCOME_HEADERS = ("x-queue-time", "x-inference-time", "x-total-time", "X-Warning")
 

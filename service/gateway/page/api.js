@@ -15,6 +15,11 @@ export class ApiError extends Error {
     this.retryAfterS = retryAfterS;
   }
 
+  // One's own share is used up, where others may still get something.
+  get isQuota() {
+    return this.status === 429 && this.code !== "rate_limit_exceeded";
+  }
+
   get isBusy() {
     return [429, 502, 503].includes(this.status) || this.code === "idempotency_in_progress";
   }

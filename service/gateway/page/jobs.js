@@ -121,7 +121,8 @@ export class Jobs {
       };
       const again = () => end(resolve);
       job.giveUp = () => end(() => reject(new GivenUp()));
-      const countdown = this.#notices.show(job.note.key, isBusy ? "The server is busy." : "The server does not answer.", {
+      const busy = error.isQuota ? "You have asked for as much as you may for now." : "The server is busy.";
+      const countdown = this.#notices.show(job.note.key, isBusy ? busy : "The server does not answer.", {
         tone: isBusy ? "busy" : "bad",
         detail: isBusy ? error.message : "What you asked for is kept, and sent as soon as it does.",
         actions: [["Try now", again], ["Give up", job.giveUp]],
