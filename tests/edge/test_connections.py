@@ -93,7 +93,7 @@ def test_a_dripped_body_ends_at_its_deadline_however_lively_it_drips(start_gatew
 @pytest.fixture
 def big_picture(monkeypatch):
     """Pictures of three megabytes, which no kernel's buffers swallow."""
-    monkeypatch.setattr("service.gateway.pictures.load", _load_much)
+    monkeypatch.setattr("service.gateway.pictures.load_to_send", _load_much)
 
 
 async def _load_much(*_):
