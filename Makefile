@@ -41,7 +41,7 @@ lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, YAML, shell
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/compose-lint check --fail-on low docker-compose.yml
 	@$(BIN)/yamllint --strict .compose-lint.yml .yamllint.yml docker-compose.yml deploy
-	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/shellcheck .ci/run .ci/fetch-redis-servers
 
 type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy

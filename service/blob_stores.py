@@ -17,11 +17,11 @@ def open_blobs(settings: Settings) -> BlobStore:
     url = settings.blob_url.get_secret_value() if settings.blob_url else ""
     keep_s = blobs_keep_s(settings)
     if url == "redis":
-        if settings.redis_url is None:
+        url = settings.queue_url() or ""
+        if not url:
             raise ConfigurationError(
                 "blob_url: 'redis' is the queue's server, and redis_url (EMMDIT_REDIS_URL) is not set"
             )
-        url = settings.redis_url.get_secret_value()
     if match := S3_PLACE.fullmatch(url):
         from service.s3_blobs import S3Blobs  # an optional extra, and a large one
 

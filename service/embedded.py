@@ -207,8 +207,8 @@ class EmbeddedServer:
 def running_url(data_dir: Path) -> str | None:
     """Address of the embedded server that another process runs in this directory; None where none answers."""
     try:
-        socket_path = Path((data_dir / ADDRESS_FILE).read_text())
-    except OSError:
+        socket_path = Path((data_dir / ADDRESS_FILE).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
         return None
     return _url(socket_path) if _ping(socket_path) else None
 

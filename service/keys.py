@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-LINK_SECRET = "emmdit:link_secret"  # belongs to no model: what signs links to pictures
+# What belongs to no model has hash tags of its own.
+LINK_SECRET = "emmdit:{service}:link_secret"  # what signs links to pictures
 
 
 class TenantKeys:
@@ -55,6 +56,8 @@ _SHARED = (
     "alone",  # hash: worker -> the retried job that it runs and that nothing may join
     "workers",  # zset: workers, by the time of their last heartbeat
     "worker_records",  # hash: worker -> what it says of itself, as JSON
+    "dead",  # zset: jobs that failed for good, by when: the last ones, for whoever looks after the service
+    "dead_letters",  # hash: the same jobs -> their fields as they were then, as a JSON list
 )
 
 
@@ -76,6 +79,8 @@ class QueueKeys:
         self.wake = self._prefix + "wake"
         self.workers = self._prefix + "workers"
         self.worker_records = self._prefix + "worker_records"
+        self.dead = self._prefix + "dead"
+        self.dead_letters = self._prefix + "dead_letters"
         self.news = self._prefix + "news"  # a channel: ids of watched jobs that have something to show
 
     def job(self, job_id: str) -> str:

@@ -53,7 +53,7 @@ class Ledger:
     """Belongs to one server. Every method raises ServerOverloaded while that cannot be asked."""
 
     def __init__(self, server: QueueServer) -> None:
-        self._server = server
+        self._server = server.serving(TenantKeys.api_keys)
 
     async def charge(self, job: Job, quotas: Quotas, *, running: Sequence[Job | Reservation] = ()) -> Charge:
         """Charge the job's owner for it, unless that would exceed a quota. Calling again charges nothing more.

@@ -253,6 +253,7 @@ class _QueueGauges(Collector):
             ("num_requests_running", "Jobs that a worker holds.", "num_running"),
             ("queue_capacity", "Jobs that may wait for a model before requests are refused.", "capacity"),
             ("queue_oldest_age_seconds", "Age of the job that has waited longest.", "oldest_age_s"),
+            ("num_dead_letters", "Jobs that failed for good and are kept for a look.", "num_dead_letters"),
         ):
             family = GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=("model",))
             for model, stats in self._stats.items():

@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import Any, Self
 
 from service import queue_wire as wire
+from service.dead_letters import DeadLetters
 from service.errors import ConfigurationError, IdempotencyKeyReused, JobNotFound, QueueFull, ServerOverloaded
 from service.job_events import JobEvents
 from service.jobs import Failed, Job, JobResult, JobStatus, WatchLevel, decode_job, encode_result
 from service.keys import LINK_SECRET, QueueKeys
+from service.many_queues import pop_any, set_sizes
 from service.owner_jobs import OwnerJobs
 from service.queue_server import CALL_BUDGET_S, MAX_BLOCK_S, SERVER_RETRY_AFTER_S, QueueServer, translated
 from service.queue_types import (
@@ -50,11 +52,12 @@ class JobQueue:
 
     def __init__(self, server: QueueServer, keys: QueueKeys, limits: QueueLimits) -> None:
         self.limits = limits
-        self._server = server
-        self._commands = server.commands
+        self._server = server.serving(keys.queue)
+        self._commands = self._server.commands
         self._keys = keys
-        self.events = JobEvents(server, keys)
-        self.owned = OwnerJobs(server, keys)
+        self.events = JobEvents(self._server, keys)
+        self.owned = OwnerJobs(self._server, keys)
+        self.dead = DeadLetters(self._server, keys, limits)
 
     @property
     def server(self) -> QueueServer:
@@ -63,7 +66,7 @@ class JobQueue:
 
     @classmethod
     def connect(cls, url: str, *, model: str, limits: QueueLimits) -> Self:
-        """A queue on the server at `url` (redis://, rediss:// or unix://); connections are made when first needed.
+        """A queue on the server at `url` (service/redis_address.py); connections are made when first needed.
 
         Raises ConfigurationError for a URL or a model name that cannot be used.
         """
@@ -190,14 +193,12 @@ class JobQueue:
         """
         wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
         async with translated(wait_s + CALL_BUDGET_S):
-            await self._server.blocking.blpop([queue._keys.wake for queue in (self, *others)], timeout=wait_s)
+            await pop_any([(queue._server, queue._keys.wake) for queue in (self, *others)], wait_s)
 
     async def count_queued(self, others: Sequence[JobQueue] = ()) -> tuple[int, ...]:
-        """Jobs that may run now, here and in each of the `others`, in one round trip."""
-        async with translated(CALL_BUDGET_S), self._commands.pipeline(transaction=False) as pipe:
-            for queue in (self, *others):
-                pipe.zcard(queue._keys.queue)
-            return tuple(await pipe.execute())
+        """Jobs that may run now, here and in each of the `others`, in one round trip to each server."""
+        async with translated(CALL_BUDGET_S):
+            return await set_sizes([(queue._server, queue._keys.queue) for queue in (self, *others)])
 
     async def heartbeat(self, worker: WorkerInfo, progress: Sequence[JobProgress]) -> HeartbeatReply:
         """Say that the worker lives, how far its jobs are, and renew their leases; learn which of them to drop."""
@@ -215,14 +216,14 @@ class JobQueue:
         own; None where the caller does not know it, which costs a look.
         """
         results = [str(result.state), encode_result(result)]
-        return await self._end_attempt("finish", job_id, attempt, results, inbox=inbox)
+        return await self._end_attempt("finish", job_id, attempt, results, [self.limits.max_dead_letters], inbox=inbox)
 
     async def retry(self, job_id: str, attempt: int, failure: Failed) -> bool:
         """Give a job back whose attempt failed: it waits for another, alone, or ends as `failure` after the last.
 
         False if the attempt no longer counts.
         """
-        limits = (self.limits.max_attempts, wire.to_ms(self.limits.retry_delay_s))
+        limits = (self.limits.max_attempts, wire.to_ms(self.limits.retry_delay_s), self.limits.max_dead_letters)
         results = [encode_result(failure), wire.CANCELLED_RUNNING]
         return await self._end_attempt("retry", job_id, attempt, results, limits)
 
@@ -241,7 +242,8 @@ class JobQueue:
         report = ReapReport()
         for _ in range(MAX_ROUNDS):
             async with translated(CALL_BUDGET_S):
-                due = await self._run("due", [], REAP_BATCH, wire.to_ms(self.limits.lease_s))
+                ttls = [wire.to_ms(self.limits.lease_s), wire.to_ms(self.limits.dead_letter_ttl_s)]
+                due = await self._run("due", [], REAP_BATCH, *ttls)
                 if not due:
                     break
                 keys, jobs = self._keys.declare(due)
@@ -259,6 +261,7 @@ class JobQueue:
                 pipe.zcard(key)
             pipe.zrange(keys.waiting, 0, 0, withscores=True)
             pipe.hget(keys.totals, "waiting_cost")
+            pipe.zcard(keys.dead)
             reply = await pipe.execute()
         return wire.decode_stats(*reply, capacity=self.limits.capacity)
 
@@ -288,7 +291,7 @@ class JobQueue:
     async def link_secret(self) -> str:
         """What all gateways sign links to pictures with, whatever the model."""
         async with translated(CALL_BUDGET_S):
-            return await self._server.shared_secret(LINK_SECRET)
+            return await self._server.serving(LINK_SECRET).shared_secret(LINK_SECRET)
 
     async def ping(self) -> None:
         """Return if the server answers."""

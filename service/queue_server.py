@@ -1,6 +1,7 @@
-"""The server behind a queue: connections, scripts, its clock and its memory. Sole importer of redis.
+"""The server behind a queue: scripts, its clock and its memory. Beside redis_clients.py the sole importer of redis.
 
-No redis exception leaves this file. Surprising: scripts of callers that ask at the same time travel together, in one
+No redis exception leaves this file. On a Cluster there is one of these for each hash tag, which `serving` finds.
+Surprising: scripts of callers that ask at the same time travel together, in one
 pipeline: whatever comes while one is on its way is sent with the next. A lone caller waits for nobody.
 """
 
@@ -8,23 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ConstantBackoff
 
 from service import queue_wire as wire
 from service.errors import ConfigurationError, EmmditError, ServerOverloaded
+from service.keys import LINK_SECRET
+from service.redis_address import hash_tag
+from service.redis_clients import CALL_BUDGET_S, MAX_BLOCK_S, Clients, Connections, causes_of, trust_problem
 from service.scripts import Script, load_scripts
 
-CALL_BUDGET_S = 2.0
-MAX_BLOCK_S = 5.0
+__all__ = ["CALL_BUDGET_S", "MAX_BLOCK_S", "SERVER_RETRY_AFTER_S", "QueueServer", "translated"]
+
 SERVER_CHECK_S = 1.0
 SERVER_RETRY_AFTER_S = 2
 MAX_TOGETHER = 128  # scripts in one pipeline: some milliseconds of the server's time, which belongs to others as well
@@ -40,6 +42,8 @@ _PASSING_ERRORS = (
     "MASTERDOWN",
     "NOREPLICAS",
 )
+# How it says that the user lacks a right, where the library does not tell: within scripts.
+_FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,15 +56,16 @@ class _Call:
 
 
 class QueueServer:
-    """One Redis or Valkey. Made by `connect`; its methods may be called from many tasks of one event loop.
+    """One Redis or Valkey server. Made by `connect`; its methods may be called from many tasks of one event loop.
 
     What they raise is for `translated` to turn into the service's own errors.
     """
 
-    def __init__(self, commands: Redis, blocking: Redis) -> None:
-        # Typed Any: the library types most replies as unions of everything that any server ever sent.
-        self.commands: Any = commands
-        self.blocking: Any = blocking
+    def __init__(self, connections: Connections, clients: Clients, siblings: dict[str, QueueServer]) -> None:
+        self.commands = clients.commands
+        self.blocking = clients.blocking
+        self._connections = connections
+        self._siblings = siblings  # by hash tag; shared by all of them
         self._scripts = load_scripts()
         self._calls: list[_Call] = []
         self._sending: asyncio.Task[None] | None = None
@@ -71,28 +76,24 @@ class QueueServer:
         self._asking: asyncio.Task[None] | None = None
 
     @classmethod
-    def connect(cls, url: str, *, is_text: bool = True) -> Self:
-        """The server at `url` (redis://, rediss:// or unix://); connections are made when first needed.
+    def connect(cls, url: str, *, is_text: bool = True) -> QueueServer:
+        """The server at `url` (service/redis_address.py), which has the keys that belong to no model.
 
-        Replies are text, or else bytes. Raises ConfigurationError for a URL that cannot be used.
+        Connections are made when first needed; replies are text, or else bytes. Raises ConfigurationError for a URL
+        that cannot be used.
         """
-        options: dict[str, Any] = {
-            "decode_responses": is_text,
-            "protocol": 2,
-            "socket_connect_timeout": CALL_BUDGET_S / 2,
-            "retry": Retry(ConstantBackoff(0.05), 1),
-        }
-        try:
-            commands = BlockingConnectionPool.from_url(
-                url, max_connections=32, timeout=CALL_BUDGET_S, socket_timeout=0.75 * CALL_BUDGET_S, **options
-            )
-            # The server ends a wait itself, well before the client gives the connection up.
-            blocking = ConnectionPool.from_url(url, socket_timeout=MAX_BLOCK_S + CALL_BUDGET_S, **options)
-        except ValueError:
-            # The library's words may hold a piece of the password.
-            message = "not a Redis URL: give redis://, rediss:// (TLS) or unix:// and an address"
-            raise ConfigurationError(message) from None
-        return cls(Redis.from_pool(commands), Redis.from_pool(blocking))
+        connections = Connections(url, is_text=is_text)
+        siblings: dict[str, QueueServer] = {}
+        return siblings.setdefault(hash_tag(LINK_SECRET), cls(connections, connections.at(LINK_SECRET), siblings))
+
+    def serving(self, key: str | bytes) -> QueueServer:
+        """The server that has this key and all others with its hash tag: this one, unless on a Cluster."""
+        if not self._connections.is_cluster:
+            return self
+        tag = hash_tag(key)
+        if tag not in self._siblings:
+            self._siblings[tag] = QueueServer(self._connections, self._connections.at(key), self._siblings)
+        return self._siblings[tag]
 
     async def run(self, name: str, keys: Sequence[str | bytes], *arguments: str | bytes | int) -> Any:  # noqa: ANN401  (Lua's reply)
         """The reply of one script. To be called within `translated`, which bounds the wait."""
@@ -138,13 +139,13 @@ class QueueServer:
         return str(secret)
 
     async def close(self) -> None:
-        """Close every connection."""
-        tasks = [task for task in (self._sending, self._asking) if task is not None]
+        """Close every connection, those of a Cluster's other nodes too."""
+        servers = self._siblings.values()
+        tasks = [task for server in servers for task in (server._sending, server._asking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.commands.aclose()
-        await self.blocking.aclose()
+        await self._connections.close()
 
     async def _send(self) -> None:
         """Send what has gathered, in one go, until nothing is left."""
@@ -211,13 +212,18 @@ async def translated(budget_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(budget_s):
             yield
     except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
-        if isinstance(error.__cause__ or error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-            raise ConfigurationError("the queue's server refuses this user or password") from error
+        for cause in causes_of(error):
+            if isinstance(cause, ConfigurationError):
+                raise cause from error
+            if isinstance(cause, exceptions.AuthenticationError | exceptions.AuthorizationError):
+                raise ConfigurationError("the queue's server refuses this user or password") from error
+            if isinstance(cause, ssl.SSLError) and (problem := trust_problem(cause)):
+                raise ConfigurationError(problem) from error
         raise ServerOverloaded("the queue's server does not answer", retry_after_s=SERVER_RETRY_AFTER_S) from error
     except exceptions.RedisError as error:
-        if isinstance(error, exceptions.NoPermissionError | exceptions.AuthenticationError):
-            raise ConfigurationError("the queue's server does not let this user do its work") from error
         words = f"{error.status_code} {error}"
+        if isinstance(error, exceptions.NoPermissionError) or any(sign in words for sign in _FORBIDDEN):
+            raise ConfigurationError(f"the queue's server does not let this user do its work: {error}") from error
         if any(word in words for word in _PASSING_ERRORS):
             message = "the queue's server refuses work for now"
             raise ServerOverloaded(message, retry_after_s=SERVER_RETRY_AFTER_S) from error

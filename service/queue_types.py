@@ -20,7 +20,8 @@ class QueueLimits:
     `capacity` counts jobs that wait (queued or in a retry's delay). `lease_s` is how long a worker may stay silent
     about a job, and how long its own record lives. `max_attempts` counts attempts that failed or were lost, not those
     given back by `JobQueue.release`. `result_ttl_s` is how long a finished job can be read, `idempotency_ttl_s` how
-    long a client's own key is remembered. Raises ValueError for a limit with which no job could run.
+    long a client's own key is remembered; of jobs that failed for good the last `max_dead_letters` are kept for
+    `dead_letter_ttl_s`. Raises ValueError for a limit with which no job could run.
     """
 
     capacity: int = 256
@@ -29,10 +30,17 @@ class QueueLimits:
     retry_delay_s: float = 1.0
     result_ttl_s: float = 3600.0
     idempotency_ttl_s: float = 86400.0
+    dead_letter_ttl_s: float = 604800.0
+    max_dead_letters: int = 1000
 
     def __post_init__(self) -> None:
         if self.capacity < 1 or self.max_attempts < 1:
             raise ValueError(f"capacity and max_attempts must be >= 1, got {self.capacity} and {self.max_attempts}")
+        if self.dead_letter_ttl_s <= 0 or self.max_dead_letters < 0:
+            raise ValueError(
+                "dead_letter_ttl_s must be positive and max_dead_letters >= 0, "
+                f"got {self.dead_letter_ttl_s} and {self.max_dead_letters}"
+            )
         if min(self.lease_s, self.result_ttl_s, self.idempotency_ttl_s) <= 0 or self.retry_delay_s < 0:
             raise ValueError(
                 "lease_s, result_ttl_s and idempotency_ttl_s must be positive and retry_delay_s >= 0, "
@@ -148,7 +156,7 @@ class QueueStats:
     """`num_waiting` counts every accepted job that is not running, `num_delayed` those of them in a retry's delay.
 
     `oldest_age_s` is the age of the job that has waited longest since it was accepted, 0 if none waits.
-    `waiting_cost` is the backlog in megapixel-steps.
+    `waiting_cost` is the backlog in megapixel-steps. `num_dead_letters` counts jobs that failed for good and are kept.
     """
 
     num_waiting: int
@@ -157,6 +165,7 @@ class QueueStats:
     capacity: int
     num_delayed: int = 0
     waiting_cost: float = 0.0
+    num_dead_letters: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ def reap_arguments(limits: QueueLimits) -> list[str | int]:
         CANCELLED_RUNNING,
         EXPIRED_QUEUED,
         EXPIRED_RUNNING,
+        limits.max_dead_letters,
     ]
 
 
@@ -149,6 +150,7 @@ def decode_stats(
     num_delayed: int,
     oldest: Sequence[tuple[str, float]],
     waiting_ticks: str | None,
+    num_dead_letters: int,
     *,
     capacity: int,
 ) -> QueueStats:
@@ -160,6 +162,7 @@ def decode_stats(
         capacity=capacity,
         num_delayed=num_delayed,
         waiting_cost=from_ticks(waiting_ticks),
+        num_dead_letters=num_dead_letters,
     )
 
 

@@ -34,7 +34,8 @@ class RedisBlobs:
     sweep_period_s = 60.0
 
     def __init__(self, url: str, *, keep_s: float, max_bytes: int) -> None:
-        self._server = QueueServer.connect(url, is_text=False)
+        self._root = QueueServer.connect(url, is_text=False)
+        self._server = self._root.serving(SIZES)
         self._keep_ms = max(round(keep_s * 1000), 1)
         self._max_bytes = max_bytes
         self._loop = asyncio.new_event_loop()
@@ -96,7 +97,7 @@ class RedisBlobs:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        await self._server.close()
+        await self._root.close()
 
     async def _run(self, name: str, keys: Sequence[str], *arguments: str | bytes | int) -> Any:  # noqa: ANN401  (Lua's reply)
         async with translated(CALL_BUDGET_S):

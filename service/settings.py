@@ -1,31 +1,27 @@
 """Every knob of the service: one frozen class, read once from flags and `EMMDIT_*` variables.
 
 Surprising: an unknown `EMMDIT_*` variable is an error, so that a misspelt limit is noticed at start-up and not in
-production. `docs/settings.md` is written by `settings_page()`: run `python -m service.settings > docs/settings.md`.
+production. service/variables.py says how variables are named and read; service/settings_page.py writes the page.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import ConfigurationError
 from service.queue_types import QueueLimits
 from service.quotas import Quotas
+from service.redis_address import ALLOWED_SCHEMES, SCHEMES, completed_url
+from service.variables import ENV_PREFIX, Variables, variable, written
 
-ENV_PREFIX = "EMMDIT_"
-CLIENT_VARIABLES = frozenset({"EMMDIT_URL", "EMMDIT_API_KEY"})  # read by the commands that talk to a service
-BLOB_SCHEMES = ("redis://", "rediss://", "unix://", "s3://")
+REDIS_FILES = ("redis_ca_file", "redis_cert_file", "redis_key_file")
+C2PA_FILES = ("c2pa_certificate_file", "c2pa_key_file")
 S3_PLACE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<prefix>[\w./-]{0,200}))?", re.ASCII)
 MetadataMode = Literal["minimal", "full", "none"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -68,8 +64,14 @@ class Settings(BaseSettings):
         0.0, ge=0, description="Megapixels of pictures a day (UTC) that one tenant may get; 0: no limit."
     )
     redis_url: SecretStr | None = Field(
-        None, description="redis://, rediss:// or unix:// address. Unset: `emmdit serve` starts a server of its own."
+        None,
+        description="redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster:// address: see "
+        "docs/redis.md. Unset: `emmdit serve` starts a server of its own.",
     )
+    redis_password: SecretStr | None = Field(None, min_length=1, description="Password of Redis, if not in redis_url.")
+    redis_ca_file: Path | None = Field(None, description="Certificates that sign Redis's own, if no public one does.")
+    redis_cert_file: Path | None = Field(None, description="Certificate that we show to Redis, where it asks for one.")
+    redis_key_file: Path | None = Field(None, description="Key of redis_cert_file.")
 
     public_url: str | None = Field(
         None,
@@ -167,6 +169,14 @@ class Settings(BaseSettings):
     idempotency_ttl_s: Seconds = Field(
         86400.0, gt=0, description="How long an Idempotency-Key is remembered after a job was accepted under it."
     )
+    dead_letter_ttl_s: Seconds = Field(
+        604800.0,
+        gt=0,
+        description="How long a job that failed for good is kept for `emmdit jobs dead`, its prompt too.",
+    )
+    max_dead_letters: int = Field(
+        1000, ge=0, le=100_000, description="Jobs of each model that are kept so; the oldest go first. 0 keeps none."
+    )
     no_worker_grace_s: Seconds = Field(
         60.0, ge=0, description="How long requests are still accepted after the last worker was seen alive."
     )
@@ -226,9 +236,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{', '.join(repeated)} is named twice")
         return models
 
-    @field_validator(
-        "models_dir", "data_dir", "compiled_dir", "blocked_words_file", "c2pa_certificate_file", "c2pa_key_file"
-    )
+    @field_validator("models_dir", "data_dir", "compiled_dir", "blocked_words_file", *REDIS_FILES, *C2PA_FILES)
     @classmethod
     def _expand_home(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser()
@@ -236,8 +244,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_scheme(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("the address must begin with redis://, rediss:// or unix://")
+        if url is not None and url.get_secret_value().partition("://")[0] not in SCHEMES:
+            raise ValueError(f"the address must begin with {ALLOWED_SCHEMES}")
         return url
 
     @field_validator("blob_url")
@@ -245,8 +253,8 @@ class Settings(BaseSettings):
     def _check_blob_url(cls, url: SecretStr | None) -> SecretStr | None:
         value = "" if url is None else url.get_secret_value()
         scheme, has_scheme, _ = value.partition("://")
-        if url is not None and (not value or (has_scheme and f"{scheme}://" not in BLOB_SCHEMES)):
-            raise ValueError(f"give a folder, 'redis', or an address that begins with {', '.join(BLOB_SCHEMES)}")
+        if url is not None and (not value or (has_scheme and scheme not in (*SCHEMES, "s3"))):
+            raise ValueError(f"give a folder, 'redis', s3://, or an address that begins with {ALLOWED_SCHEMES}")
         if scheme == "s3" and has_scheme and not S3_PLACE.fullmatch(value):
             raise ValueError("a bucket is named s3://bucket or s3://bucket/prefix, in the letters that S3 allows")
         return url
@@ -263,6 +271,9 @@ class Settings(BaseSettings):
             )
         if (self.c2pa_certificate_file is None) != (self.c2pa_key_file is None):
             raise ValueError("c2pa_certificate_file and c2pa_key_file are given together or not at all")
+        beside_url = ("redis_password", *REDIS_FILES)
+        if self.redis_url is None and (lone := [name for name in beside_url if getattr(self, name) is not None]):
+            raise ValueError(f"{lone[0]} is for the Redis of redis_url, which is not set")
         if self.heartbeat_s * 3 > self.lease_s:
             raise ValueError(
                 f"heartbeat_s ({self.heartbeat_s:g}) must fit three times into lease_s ({self.lease_s:g}), "
@@ -280,6 +291,25 @@ class Settings(BaseSettings):
             daily_megapixels=self.tenant_daily_megapixels,
         )
 
+    def queue_url(self) -> str | None:
+        """`redis_url` with the password and the files that were given beside it.
+
+        Raises ConfigurationError where they do not go together, or a file is not there.
+        """
+        if self.redis_url is None:
+            return None
+        for name in REDIS_FILES:
+            path: Path | None = getattr(self, name)
+            if path is not None and not path.is_file():
+                raise ConfigurationError(f"{name}: there is no file {str(path)!r}")
+        return completed_url(
+            self.redis_url.get_secret_value(),
+            password=self.redis_password.get_secret_value() if self.redis_password else None,
+            ca_file=self.redis_ca_file,
+            cert_file=self.redis_cert_file,
+            key_file=self.redis_key_file,
+        )
+
     def queue_limits(self) -> QueueLimits:
         """What the queue promises under these settings."""
         return QueueLimits(
@@ -289,6 +319,8 @@ class Settings(BaseSettings):
             retry_delay_s=self.retry_delay_s,
             result_ttl_s=self.result_ttl_s,
             idempotency_ttl_s=self.idempotency_ttl_s,
+            dead_letter_ttl_s=self.dead_letter_ttl_s,
+            max_dead_letters=self.max_dead_letters,
         )
 
 
@@ -300,7 +332,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         if value is not None:
-            variables[_variable(name)] = _written(value)
+            variables[variable(name)] = written(value)
     return variables
 
 
@@ -309,81 +341,11 @@ def load_settings(**flags: object) -> Settings:
 
     Raises ConfigurationError naming the flag or variable, its value and what is allowed.
     """
-    _refuse_unknown_variables(os.environ)
+    variables = Variables(Settings.model_fields, os.environ)
+    variables.refuse_unknown()
     given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    secrets: dict[str, Any] = {name: text for name, text in variables.secrets_in_files().items() if name not in given}
     try:
-        return Settings(**given)
+        return Settings(**(given | secrets))
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_sentence(item, given) for item in error.errors())) from None
-
-
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {_variable(name) for name in Settings.model_fields} | CLIENT_VARIABLES
-    for name in sorted(environ):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            if "_PORT_" in name or "_SERVICE_" in name:  # Kubernetes writes these for a Service called "emmdit"
-                hint = "; Kubernetes set it for a Service of that name: set enableServiceLinks: false on the pod"
-            raise ConfigurationError(f"unknown environment variable {name}{hint}")
-
-
-def _sentence(item: ErrorDetails, given: Mapping[str, object]) -> str:
-    """One pydantic complaint as one sentence. The value of a secret is never shown."""
-    if not item["loc"]:
-        return str(item["msg"]).removeprefix("Value error, ")
-    name = str(item["loc"][0])
-    if name not in Settings.model_fields:
-        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-        return f"unknown setting {name}" + (f"; did you mean {near[0]}?" if near else "")
-    source = name if name in given else _variable(name)
-    value = given[name] if name in given else os.environ.get(source, "")
-    shown = "its value" if Settings.model_fields[name].annotation == SecretStr | None else repr(value)[:80]
-    return f"{source}: {shown} is not allowed: {item['msg'].removeprefix('Value error, ')}"
-
-
-def _variable(name: str) -> str:
-    return f"{ENV_PREFIX}{name.upper()}"
-
-
-def settings_page() -> str:
-    """The Markdown text of docs/settings.md."""
-    lines = [
-        "# Settings",
-        "",
-        "Written by `python -m service.settings`; a test keeps it up to date.",
-        "",
-        "Each is an environment variable and, where `emmdit ... --help` lists it, a flag; a flag wins. Unknown",
-        "`EMMDIT_*` variables are refused at start-up. In Kubernetes set `enableServiceLinks: false`: for a Service",
-        "called `emmdit` it would otherwise set `EMMDIT_PORT` to an address.",
-        "",
-        "| variable | default | values | meaning |",
-        "|---|---|---|---|",
-    ]
-    for name, info in Settings.model_fields.items():
-        default = "unset" if info.default is None else f"`{_written(info.default).replace('False', 'false')}`"
-        meaning = str(info.description).replace("|", "\\|")
-        lines.append(f"| `{_variable(name)}` | {default} | {_values(info)} | {meaning} |")
-    return "\n".join(lines) + "\n"
-
-
-def _written(value: object) -> str:
-    """A value as a variable has it."""
-    return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _values(info: FieldInfo) -> str:
-    if get_origin(info.annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(info.annotation))
-    names: dict[object, str] = {int: "integer", float: "number", bool: "`true`, `false`", Path: "path"}
-    names[Path | None] = "path"
-    bounds = []
-    for rule in info.metadata:
-        for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-            if (bound := getattr(rule, attribute, None)) is not None:
-                bounds.append(f"{sign} {bound:g}")
-    return " ".join([names.get(info.annotation, "text"), ", ".join(bounds)]).strip()
-
-
-if __name__ == "__main__":
-    sys.stdout.write(settings_page())
+        raise ConfigurationError("; ".join(variables.sentence(item, given) for item in error.errors())) from None

@@ -33,6 +33,7 @@ from service.gateway.server import bind
 from service.queue_types import QueueLimits, WorkerInfo
 from service.queues import Queues
 from service.settings import Settings, settings_environment
+from service.variables import ENV_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +86,16 @@ class Supervisor:
         shutil.rmtree(self._metrics_dir, ignore_errors=True)
         self._metrics_dir.mkdir(mode=0o700, parents=True)
         with ExitStack() as stack:
-            url = settings.redis_url.get_secret_value() if settings.redis_url else None
+            url = settings.queue_url()
             if url is None:
                 limit = settings.embedded_max_memory_bytes
                 server = EmbeddedServer(settings.data_dir / SERVER_FOLDER, max_memory_bytes=limit)
                 url = stack.enter_context(server).url
-            settings = settings.model_copy(update={"port": port, "redis_url": SecretStr(url)})
-            environment = {**os.environ, **settings_environment(settings)}
+                settings = settings.model_copy(update={"redis_url": SecretStr(url)})
+            settings = settings.model_copy(update={"port": port})
+            # What was left out of these settings on purpose must not come back from the variables of this process.
+            inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
+            environment = inherited | settings_environment(settings)
             environment["PROMETHEUS_MULTIPROC_DIR"] = str(self._metrics_dir)
             self._children = [Child("gateway", ["gateway"], environment)]
             for device in _devices(settings):

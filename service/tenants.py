@@ -62,8 +62,9 @@ class Tenants:
     """All tenants' keys and quotas. Every method raises ServerOverloaded while the server cannot be asked."""
 
     def __init__(self, server: QueueServer) -> None:
-        self._server = server
-        self._commands = server.commands
+        self._root = server
+        self._server = server.serving(TenantKeys.api_keys)
+        self._commands = self._server.commands
         self._stand_in = KeyRecord("-", ApiKey("", secrets.token_urlsafe()).digest, created_ms=0)
 
     @classmethod
@@ -153,7 +154,7 @@ class Tenants:
 
     async def close(self) -> None:
         """Close every connection. Only for who has made them."""
-        await self._server.close()
+        await self._root.close()
 
     async def _now_ms(self) -> int:
         seconds, microseconds = await self._commands.time()

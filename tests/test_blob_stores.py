@@ -111,7 +111,7 @@ def test_orphans_go_when_their_time_is_over_and_what_is_promised_stays(open_stor
 # -- a store in Redis
 
 
-def test_the_budget_is_kept_exactly_whoever_puts_at_once(open_store, redis_url):
+def test_the_budget_is_kept_exactly_whoever_puts_at_once(open_store, redis_url, embedded_server):
     size, num_fitting = 10_000, 20
     store = open_store("redis", max_bytes=size * num_fitting + size // 2)
 
@@ -133,7 +133,7 @@ def test_the_budget_is_kept_exactly_whoever_puts_at_once(open_store, redis_url):
     put_again = next(number for number, is_taken in enumerate(taken) if is_taken)
     assert put(put_again)
     store.delete([blob_key(f"{number:032x}", 1, 0) for number in range(60)])
-    with BlockingRedis.from_url(redis_url) as raw:
+    with BlockingRedis.from_url(embedded_server.url) as raw:
         assert raw.keys("emmdit:{blobs}:*") == [SUM.encode()]
         assert raw.get(SUM) == b"0"
 
@@ -155,10 +155,10 @@ def test_room_of_pictures_whose_time_is_over_is_used_again(open_store):
     wait_until(is_put)
 
 
-def test_a_server_without_memory_takes_no_picture_and_loses_none(open_store, redis_url):
+def test_a_server_without_memory_takes_no_picture_and_loses_none(open_store, embedded_server):
     store = open_store("redis")
     store.put(KEY, PNG)
-    with BlockingRedis.from_url(redis_url) as raw:
+    with BlockingRedis.from_url(embedded_server.url) as raw:
         before = raw.config_get("maxmemory")["maxmemory"]
         raw.config_set("maxmemory", 1024 * 1024)
         try:

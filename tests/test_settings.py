@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import ConfigurationError
-from service.settings import Settings, load_settings, settings_environment, settings_page
+from service.settings import Settings, load_settings, settings_environment
+from service.settings_page import settings_page
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -20,7 +21,7 @@ def bare_environment(monkeypatch):
 
 
 def test_the_page_is_up_to_date():
-    assert PAGE.read_text() == settings_page(), "run: python -m service.settings > docs/settings.md"
+    assert PAGE.read_text() == settings_page(), "run: python -m service.settings_page > docs/settings.md"
 
 
 def test_every_setting_is_described():
@@ -131,3 +132,37 @@ def test_a_list_of_models_that_makes_no_sense_is_refused(given, said):
     with pytest.raises(ConfigurationError, match=said) as caught:
         load_settings(models=given)
     assert f"models: {given!r}" in caught.value.message
+
+
+def test_a_secret_may_lie_in_a_file_and_a_variable_wins(monkeypatch, tmp_path):
+    file = tmp_path / "password"
+    file.write_text("swordfish\n")
+    monkeypatch.setenv("EMMDIT_REDIS_URL", "redis://ada@host")
+    monkeypatch.setenv("EMMDIT_REDIS_PASSWORD_FILE", str(file))
+    settings = load_settings()
+    assert settings.queue_url() == "redis://ada:swordfish@host"
+    assert "swordfish" not in repr(settings)
+    monkeypatch.setenv("EMMDIT_REDIS_PASSWORD", "other")
+    assert load_settings().queue_url() == "redis://ada:other@host"
+
+
+def test_a_secrets_file_that_cannot_be_read_is_named_and_so_is_an_unknown_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMMDIT_URL_SECRET_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match=r"EMMDIT_URL_SECRET_FILE: cannot read '.*none': No such file"):
+        load_settings()
+    monkeypatch.delenv("EMMDIT_URL_SECRET_FILE")
+    monkeypatch.setenv("EMMDIT_PORT_FILE", "/port")
+    with pytest.raises(ConfigurationError, match="unknown environment variable EMMDIT_PORT_FILE"):
+        load_settings()
+
+
+def test_what_belongs_to_redis_needs_its_address_and_files_must_be_there(tmp_path):
+    with pytest.raises(ConfigurationError, match="redis_password is for the Redis of redis_url"):
+        load_settings(redis_password="swordfish")
+    settings = load_settings(redis_url="rediss://host", redis_ca_file=tmp_path / "none.crt")
+    with pytest.raises(ConfigurationError, match="redis_ca_file: there is no file"):
+        settings.queue_url()
+    (tmp_path / "ca.crt").touch()
+    settings = load_settings(redis_url="rediss://host", redis_ca_file=tmp_path / "ca.crt")
+    assert settings.queue_url() == f"rediss://host?ssl_ca_certs={str(tmp_path).replace('/', '%2F')}%2Fca.crt"
+    assert load_settings().queue_url() is None

@@ -135,9 +135,10 @@ def worker(
 ) -> None:
     """One worker on one device, for one model or several. Needs EMMDIT_REDIS_URL."""
     settings = _settings(models=model, device=device, log_level=log_level)
-    if settings.redis_url is None:
+    url = settings.queue_url()
+    if url is None:
         raise ConfigurationError("redis_url is not set; a worker on its own needs one (EMMDIT_REDIS_URL)")
-    asyncio.run(_work(settings, settings.redis_url.get_secret_value(), _load(settings)))
+    asyncio.run(_work(settings, url, _load(settings)))
 
 
 def _load(settings: Settings) -> LoadedEngines:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from service.cli.dead import PANEL, dead, drop, requeue
 from service.cli.remote import LOCAL_URL, Exit, JsonOption, PatienceOption, UrlOption, refuse, remote
 
 if TYPE_CHECKING:
@@ -31,11 +32,19 @@ jobs_app = typer.Typer(
 [dim]# call off everything that waits[/]
 [cyan]emmdit jobs list --state queued --json | jq -r .id | xargs emmdit jobs cancel[/]
 
+[dim]# what failed for good on this machine's emmdit serve, and once more[/]
+[cyan]emmdit jobs dead[/]
+[cyan]emmdit jobs requeue --all[/]
+
 [bold]Exit codes:[/] 0 done; 1 the service says no: no such job, not done yet;
 2 bad usage; 3 the service could not be reached or stayed busy past --patience;
 130 interrupted.
 """,
 )
+
+jobs_app.command(rich_help_panel=PANEL)(dead)
+jobs_app.command(rich_help_panel=PANEL)(requeue)
+jobs_app.command(rich_help_panel=PANEL)(drop)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's id.")]
 IdsArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs.")]

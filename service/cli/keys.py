@@ -278,11 +278,8 @@ def _server_url(settings: Settings) -> Iterator[str]:
     """The Redis of the settings; else that of a running `emmdit serve`; else the same, started for this command."""
     from service.embedded import SERVER_FOLDER, EmbeddedServer, running_url
 
-    if settings.redis_url is not None:
-        yield settings.redis_url.get_secret_value()
-        return
     folder = settings.data_dir / SERVER_FOLDER
-    if (url := running_url(folder)) is not None:
+    if (url := settings.queue_url() or running_url(folder)) is not None:
         yield url
         return
     with EmbeddedServer(folder, max_memory_bytes=settings.embedded_max_memory_bytes) as server:

@@ -53,10 +53,9 @@ def local_service(model: str | None, device: str | None) -> Iterator[str]:
 
 def _settings(model: str | None, device: str | None, folder: Path) -> Settings:
     given = load_settings(models=model, device=device, host="127.0.0.1", port=0, data_dir=folder)
-    changes: dict[str, object] = {
-        "models": given.models[:1],
-        "redis_url": None,  # a queue of others, with workers of others, is not what a command of one's own should use
-    }
+    # A queue of others, with workers of others, is not what a command of one's own should use.
+    redis = ("redis_url", "redis_password", "redis_ca_file", "redis_cert_file", "redis_key_file")
+    changes: dict[str, object] = {"models": given.models[:1], **dict.fromkeys(redis)}
     if "log_level" not in given.model_fields_set:
         changes["log_level"] = "error"
     if "compile_network" not in given.model_fields_set:

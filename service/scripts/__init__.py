@@ -22,6 +22,7 @@ NAMES = (
     "cancel",
     "due",
     "reap",
+    "requeue",
 )
 BLOB_NAMES = ("blob_put", "blob_delete", "blob_sweep")
 TENANT_NAMES = ("create_key", "find_key", "charge", "settle")

@@ -36,8 +36,8 @@ while not is_stopped and num_claimed < max_jobs and rows_left > 0 do
     break
   end
   local job = redis.call('HMGET', job_key, 'job', 'deadline', 'failures', 'rows', 'cost', 'priority', 'order', 'owner',
-    'watched')
-  local is_retried = job[3] ~= '0'
+    'watched', 'is_suspect')
+  local is_retried = job[3] ~= '0' or job[10]
   if not job[1] then
     redis.call('ZREM', QUEUE, id) -- its hash is gone; the reaper clears the rest
   elseif tonumber(job[2]) <= now then

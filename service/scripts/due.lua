@@ -1,11 +1,16 @@
--- Which jobs the reaper must look at, each with the name of its inbox; forgets workers that fell silent.
--- ARGV: limit, worker_ttl. Returns {id, inbox, ...}.
+-- Which jobs the reaper must look at, each with the name of its inbox; forgets workers that fell silent and
+-- dead letters past their time. ARGV: limit, worker_ttl, dead_letter_ttl. Returns {id, inbox, ...}.
 local limit = ARGV[1]
 local now = now_ms()
 
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - ARGV[2])) do
   redis.call('ZREM', WORKERS, worker)
   redis.call('HDEL', WORKER_RECORDS, worker)
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEAD, '-inf', now - ARGV[3], 'LIMIT', 0, limit)) do
+  redis.call('ZREM', DEAD, id)
+  redis.call('HDEL', DEAD_LETTERS, id)
 end
 
 local reply, is_listed = {}, {}

@@ -2,11 +2,12 @@
 -- KEYS are the shared keys of service/keys.py, then the hashes of the jobs at hand, then their inboxes.
 -- Times are whole milliseconds and costs whole thousandths of a megapixel-step, since Lua keeps integers exact.
 -- When the server is over its memory limit it lets a script go on only if its first write is a removal: so every
--- script but submit begins with one.
+-- script but submit and requeue begins with one.
 local QUEUE, WAITING, DELAYED, RUNNING, LEASES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local DEADLINES, INBOXES, FINISH_TAGS, TENANT_JOBS, TOTALS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local WAKE, ALONE, WORKERS, WORKER_RECORDS = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
-local NUM_SHARED_KEYS = 14
+local DEAD, DEAD_LETTERS = KEYS[15], KEYS[16]
+local NUM_SHARED_KEYS = 16
 local CLASS_SPAN = 2 ^ 51 -- scores of one priority class; a double holds the integers of all three exactly
 local MAX_WAKE_TOKENS = 64
 local MAX_INBOX_EVENTS = 4096
@@ -97,8 +98,18 @@ local function end_job(id, job_key, inbox_key, now, state, result, result_ttl)
   announce(id, job_key)
 end
 
+-- A job that has failed for good stays behind as it is now, beyond its own time to live, among the last so many.
+local function bury(id, job_key, now, max_dead_letters)
+  redis.call('ZADD', DEAD, now, id)
+  redis.call('HSET', DEAD_LETTERS, id, cjson.encode(redis.call('HGETALL', job_key)))
+  for _, oldest in ipairs(redis.call('ZRANGE', DEAD, 0, -max_dead_letters - 1)) do
+    redis.call('ZREM', DEAD, oldest)
+    redis.call('HDEL', DEAD_LETTERS, oldest)
+  end
+end
+
 -- A running job's attempt failed or was lost: what becomes of it now. `ends` has result_ttl, max_attempts,
--- retry_delay and the results failed and cancelled. Returns 'requeued', 'failed' or 'cancelled'.
+-- retry_delay, max_dead_letters and the results failed and cancelled. Returns 'requeued', 'failed' or 'cancelled'.
 local function lose_attempt(id, job_key, inbox_key, now, ends)
   local job = redis.call('HMGET', job_key, 'failures', 'cancel', 'created', 'cost', 'worker')
   local failures = job[1] + 1
@@ -110,6 +121,7 @@ local function lose_attempt(id, job_key, inbox_key, now, ends)
   redis.call('HSET', job_key, 'failures', failures)
   if failures >= ends.max_attempts then
     end_job(id, job_key, inbox_key, now, 'failed', ends.failed, ends.result_ttl)
+    bury(id, job_key, now, ends.max_dead_letters)
     return 'failed'
   end
   redis.call('HSET', job_key, 'state', 'queued', 'step', 0)

@@ -1,12 +1,13 @@
 -- Puts right what time has changed about the declared jobs: leases and deadlines run out, retries fall due.
 -- ARGV: result_ttl, max_attempts, retry_delay, failed, cancelled, expired_waiting, expired_running,
--- then id and inbox key of each job. Returns counts {requeued, failed, expired, cancelled, promoted}.
+-- max_dead_letters, then id and inbox key of each job. Returns counts {requeued, failed, expired, cancelled, promoted}.
 local ends = {
   result_ttl = ARGV[1],
   max_attempts = tonumber(ARGV[2]),
   retry_delay = ARGV[3],
   failed = ARGV[4],
   cancelled = ARGV[5],
+  max_dead_letters = ARGV[8],
 }
 local expired_waiting, expired_running = ARGV[6], ARGV[7]
 local now = now_ms()
@@ -56,9 +57,9 @@ local function reap_waiting(id, job_key, inbox_key, deadline)
   end
 end
 
-for i = 8, #ARGV, 2 do
+for i = 9, #ARGV, 2 do
   local id, inbox_key = ARGV[i], ARGV[i + 1]
-  local job_key = KEYS[NUM_SHARED_KEYS + (i - 6) / 2]
+  local job_key = KEYS[NUM_SHARED_KEYS + (i - 7) / 2]
   local job = redis.call('HMGET', job_key, 'state', 'deadline')
   if job[1] == 'running' then
     reap_running(id, job_key, inbox_key, tonumber(job[2]))

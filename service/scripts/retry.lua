@@ -1,5 +1,5 @@
 -- An attempt failed: the job waits for its next one, or has failed for good.
--- ARGV: id, attempt, failed, cancelled, inbox key, result_ttl, max_attempts, retry_delay.
+-- ARGV: id, attempt, failed, cancelled, inbox key, result_ttl, max_attempts, retry_delay, max_dead_letters.
 -- Returns 1, also where the attempt had been given back before; 0 if it no longer counts.
 local id, attempt = ARGV[1], ARGV[2]
 local job_key = KEYS[NUM_SHARED_KEYS + 1]
@@ -16,5 +16,6 @@ lose_attempt(id, job_key, ARGV[5], now_ms(), {
   result_ttl = ARGV[6],
   max_attempts = tonumber(ARGV[7]),
   retry_delay = ARGV[8],
+  max_dead_letters = ARGV[9],
 })
 return 1

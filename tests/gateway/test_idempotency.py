@@ -187,10 +187,10 @@ def test_keys_belong_to_their_owners(painter, key):
     assert other.headers["x-seed"] != first.headers["x-seed"]
 
 
-def test_of_a_crowd_with_one_key_at_two_gateways_one_is_drawn(embedded_server, tmp_path, key):
+def test_of_a_crowd_with_one_key_at_two_gateways_one_is_drawn(service_url, tmp_path, key):
     with (
-        running_gateway(embedded_server.url, tmp_path, "twins") as one,
-        running_gateway(embedded_server.url, tmp_path, "twins", has_worker=False) as two,
+        running_gateway(service_url, tmp_path, "twins") as one,
+        running_gateway(service_url, tmp_path, "twins", has_worker=False) as two,
         ThreadPoolExecutor(20) as pool,
     ):
         one.worker.is_holding = True

@@ -26,6 +26,7 @@ LABELS = {
     "emmdit_num_requests_running": {"model"},
     "emmdit_queue_capacity": {"model"},
     "emmdit_queue_oldest_age_seconds": {"model"},
+    "emmdit_num_dead_letters": {"model"},
     "emmdit_batch_size": {"stage", "le"},
     "emmdit_batch_occupancy_ratio": {"le"},
     "emmdit_stage_duration_seconds": {"stage", "le"},

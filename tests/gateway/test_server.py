@@ -84,12 +84,12 @@ def test_an_address_of_another_machine_is_named():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_process_serves_until_it_is_told_to_stop_and_ends_cleanly(embedded_server, tmp_path, number):
+def test_the_process_serves_until_it_is_told_to_stop_and_ends_cleanly(service_url, tmp_path, number):
     with bind("127.0.0.1", 0) as probe:
         port = probe.getsockname()[1]
     environment = os.environ | {
         "EMMDIT_MODELS": "nitro-e-512,demo-dist",
-        "EMMDIT_REDIS_URL": embedded_server.url,
+        "EMMDIT_REDIS_URL": service_url,
         "EMMDIT_DATA_DIR": str(tmp_path),
         "EMMDIT_PORT": str(port),
     }

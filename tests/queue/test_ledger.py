@@ -173,11 +173,11 @@ STEPS = st.lists(st.tuples(st.sampled_from(["charge", *Outcome]), st.integers(0,
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_whatever_happens_a_tenant_is_charged_for_what_is_under_way_or_done_and_no_more(redis_url, steps):
+def test_whatever_happens_a_tenant_is_charged_for_what_is_under_way_or_done_and_no_more(embedded_server, steps):
     """A model of the ledger beside the ledger: unfinished jobs and the day's pixels agree after each step."""
 
     async def walk():
-        server = QueueServer.connect(redis_url)
+        server = QueueServer.connect(embedded_server.url)
         try:
             await server.commands.flushall()
             ledger, quotas = Ledger(server), Quotas(max_jobs=4, daily_megapixels=5 * PIXELS / 1e6)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
-from service.errors import IdempotencyKeyReused, QueueFull
+from service.errors import IdempotencyKeyReused, JobNotFound, QueueFull
 from service.jobs import Cancelled, Failed, JobState, Priority
 from service.queue import JobQueue
 from service.queue_types import IdempotencyKey, JobProgress, QueueLimits
@@ -36,6 +36,7 @@ PICK = st.integers(min_value=0, max_value=10)
 
 class QueueMachine(RuleBasedStateMachine):
     url = ""
+    raw_url = ""
     attempts = Bundle("attempts")
 
     def __init__(self):
@@ -44,10 +45,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = JobQueue.connect(
             self.url, model=MODEL, limits=QueueLimits(capacity=4, max_attempts=MAX_ATTEMPTS, retry_delay_s=3600)
         )
-        self.raw = Redis.from_url(self.url, decode_responses=True)
+        self.raw = Redis.from_url(self.raw_url, decode_responses=True)
         self.accepted = {}
         self.ended = {}
         self.keyed = {}
+        self.num_ends = {}  # of jobs that were accepted again: how often they had ended before
+        self.dropped = set()
 
     def run(self, call):
         return self.runner.run(call)
@@ -159,6 +162,32 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 assert after.state is before.state
 
+    @rule(pick=PICK)
+    def requeue_a_dead_letter(self, pick):
+        job_id = self.pick(pick)
+        has_failed = self.ended.get(job_id, ("",))[0] == "failed"
+        try:
+            self.run(self.queue.dead.requeue(job_id))
+        except JobNotFound:
+            assert not has_failed or job_id in self.dropped
+        except QueueFull:
+            assert has_failed
+        else:
+            assert has_failed
+            # Accepted anew: it is to end once more, and to say so once more.
+            del self.ended[job_id]
+            self.num_ends[job_id] = self.num_ends.get(job_id, 0) + 1
+
+    @rule(pick=PICK)
+    def drop_a_dead_letter(self, pick):
+        job_id = self.pick(pick)
+        try:
+            self.run(self.queue.dead.drop(job_id))
+        except JobNotFound:
+            assert self.ended.get(job_id, ("",))[0] != "failed" or job_id in self.dropped
+        else:
+            self.dropped.add(job_id)
+
     @rule()
     def reap(self):
         self.run(self.queue.reap())
@@ -196,11 +225,13 @@ class QueueMachine(RuleBasedStateMachine):
             pipe.zcard(PREFIX + "tenant_jobs")
             for owner in ("ada", "bob"):
                 pipe.zrange(PREFIX + "owner_jobs:" + owner, 0, -1)
+            pipe.zrange(PREFIX + "dead", 0, -1)
+            pipe.hkeys(PREFIX + "dead_letters")
             for job_id in self.accepted:
                 pipe.hgetall(PREFIX + "job:" + job_id)
-            *sets, totals, num_tenant_jobs, ada, bob = (replies := await pipe.execute())[:10]
-        queued, delayed, waiting, running, leases, deadlines = map(set, sets)
-        jobs = dict(zip(self.accepted, replies[10:], strict=True))
+            *sets, totals, num_tenant_jobs, ada, bob, dead, letters = (replies := await pipe.execute())[:12]
+        queued, delayed, waiting, running, leases, deadlines, dead = map(set, [*sets, dead])
+        jobs = dict(zip(self.accepted, replies[12:], strict=True))
         events = await count_events(self.raw)
 
         in_state = {state: {i for i, job in jobs.items() if job["state"] == state} for state in JobState}
@@ -211,7 +242,8 @@ class QueueMachine(RuleBasedStateMachine):
         for job_id, job in jobs.items():
             has_ended = JobState(job["state"]).is_terminal
             has_inbox = bool(self.accepted[job_id].inbox)
-            assert events.get(job_id, 0) == int(has_ended and has_inbox)  # I4
+            num_ends = self.num_ends.get(job_id, 0) + has_ended
+            assert events.get(job_id, 0) == num_ends * has_inbox  # I4: one each time that it was accepted
             assert int(job["failures"]) <= MAX_ATTEMPTS  # I5
             if has_ended:
                 outcome = (job["state"], job["result"])
@@ -219,6 +251,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert int(totals.get("waiting_cost", 0)) == sum(int(jobs[job_id]["cost"]) for job_id in waiting)
         for owner, listed in (("ada", ada), ("bob", bob)):
             assert sorted(listed) == sorted(job_id for job_id, job in jobs.items() if job["owner"] == owner)
+        assert dead == set(letters) == in_state["failed"] - self.dropped
         assert num_tenant_jobs == sum(jobs[job_id]["attempt"] == "0" for job_id in queued)
 
     def teardown(self):
@@ -245,9 +278,12 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("num_examples", [15, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-def test_whatever_is_called_in_whatever_order_every_job_is_in_one_place_and_ends_once(redis_url, num_examples):
+def test_whatever_is_called_in_whatever_order_every_job_is_in_one_place_and_ends_once(
+    redis_url, embedded_server, num_examples
+):
     class Machine(QueueMachine):
         url = redis_url
+        raw_url = embedded_server.url
 
     run_state_machine_as_test(
         Machine,

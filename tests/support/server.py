@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from redis import Redis as BlockingRedis
@@ -14,6 +15,8 @@ from service.jobs import Done, Failed, ImageRef, Job, Priority, new_job_id
 from service.queue import JobQueue
 from service.queue_types import QueueLimits, WorkerInfo
 
+USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
+SERVICE_PASSWORD = "the-services-password"
 MODEL = "demo"
 PREFIX = f"emmdit:{{{MODEL}}}:"
 DONE = Done(
@@ -30,11 +33,18 @@ def embedded_server(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="session")
+def service_url(embedded_server):
+    """The server for a user who may do what the documented one may (deploy/redis/users.acl), and nothing else."""
+    add_service_user(embedded_server.url)
+    return embedded_server.url.replace("unix://", f"unix://emmdit:{SERVICE_PASSWORD}@")
+
+
 @pytest.fixture
-def redis_url(embedded_server):
+def redis_url(embedded_server, service_url):
     with BlockingRedis.from_url(embedded_server.url) as client:
         client.flushall()
-    return embedded_server.url
+    return service_url
 
 
 @pytest.fixture
@@ -46,10 +56,20 @@ async def queue(redis_url, anyio_backend):
 
 
 @pytest.fixture
-async def raw(redis_url, anyio_backend):
+async def raw(redis_url, embedded_server, anyio_backend):
     """The server itself, to look behind the queue or to damage what it keeps."""
-    async with Redis.from_url(redis_url, decode_responses=True) as client:
+    async with Redis.from_url(embedded_server.url, decode_responses=True) as client:
         yield client
+
+
+def add_service_user(url):
+    """Makes the documented user on the server at `url`, with SERVICE_PASSWORD."""
+    [line] = [line for line in USERS.read_text("utf-8").splitlines() if line.startswith("user emmdit ")]
+    rules = ["reset", *line.split()[2:]]
+    with BlockingRedis.from_url(url) as client:
+        client.execute_command(
+            "ACL", "SETUSER", "emmdit", *(f">{SERVICE_PASSWORD}" if rule[0] == ">" else rule for rule in rules)
+        )
 
 
 def make_job(owner="ada", *, prompt="a red apple", steps=20, size=512, **changes):
