@@ -128,6 +128,11 @@ class DirectoryBlobs:
         self._num_entered = 0  # names entered into the directory so far
         self._num_flushed = 0  # of those, how many a flush of the directory has certainly covered
 
+    @property
+    def root(self) -> Path:
+        """The directory."""
+        return self._root
+
     def put(self, key: str, data: bytes) -> None:
         """Write a temporary file beside the place, rename it into place, flush the file and the directory.
 

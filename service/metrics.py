@@ -2,27 +2,22 @@
 
 Who counts: a job's end is counted by the gateway that accepted it (`count_end`), pictures and batches by the worker,
 redeliveries by whichever process reaped. Surprising: with PROMETHEUS_MULTIPROC_DIR set before this module is
-imported, the numbers of all processes that share the folder come out of any one of them.
+imported, the numbers of all processes that share the folder come out of any one of them (service/metrics_page.py).
 """
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from service.errors import NoWorker, QueueFull, ServerOverloaded
 from service.jobs import Cancelled, JobState, JobStatus
-from service.queue_types import QueueStats
 
-__all__ = ["CONTENT_TYPE", "Metrics", "WorkerGauges"]
+__all__ = ["Metrics", "WorkerGauges"]
 
 NAMESPACE = "emmdit"
 REQUEST_BUCKETS_S = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 120)
@@ -38,13 +33,23 @@ STATUS_OF_STATE = {
     JobState.CANCELLED: "cancelled",
     JobState.EXPIRED: "expired",
 }
+REJECTED = "rejected"
+# Refusals that are the service's fault and not the client's: alerts count them from the first one on.
+OWN_REFUSALS = (QueueFull.code, ServerOverloaded.code, NoWorker.code)
 
 
 class Metrics:
-    """Counters and histograms of gateway and worker. Each attribute is the metric of that name, less its unit."""
+    """Counters and histograms of gateway and worker. Each attribute is the metric of that name, less its unit.
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    `trace_id` names the trace that the caller is in, None where it is in none: durations of HTTP requests keep one
+    per bucket as their exemplar.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, trace_id: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.registry = registry = registry or CollectorRegistry()
+        self._trace_id = trace_id
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series and say nothing that build_info does not
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -139,12 +144,21 @@ class Metrics:
     def count_http(self, method: str, route: str, code: int, duration_s: float) -> None:
         """`route` is the template, "unmatched" where no route took the request."""
         self.http_requests.labels(method if method in HTTP_METHODS else "other", route, str(code)).inc()
-        self.http_request_duration.observe(duration_s)
+        trace_id = self._trace_id()
+        self.http_request_duration.observe(duration_s, {"trace_id": trace_id} if trace_id else None)
+
+    def declare_outcomes(self, models: Collection[str]) -> None:
+        """Show what a gateway will count as 0 from the start: a rate cannot see a counter's first step otherwise."""
+        for model in models:
+            for status in (*STATUS_OF_STATE.values(), REJECTED):
+                self.requests.labels(model, status)
+        for reason in OWN_REFUSALS:
+            self.rejections.labels(reason)
 
     def count_rejection(self, model: str, reason: str) -> None:
         """A request for pictures that never became a job. `reason` is an error code of ours."""
         self.rejections.labels(reason).inc()
-        self.requests.labels(model, "rejected").inc()
+        self.requests.labels(model, REJECTED).inc()
 
     def count_end(self, status: JobStatus, *, num_requests: int = 1) -> None:
         """A job's one terminal state. Called once per job, by the gateway that accepted it for so many requests."""
@@ -172,19 +186,6 @@ class Metrics:
         self.stage_duration.labels("denoise").observe(duration_s)
         self.denoise_step_duration.labels(resolution, batch_label(num_rows)).observe(duration_s)
         self.denoise_steps.inc(num_pictures)
-
-    def render(self, queues: Mapping[str, QueueStats] | None = None) -> bytes:
-        """The exposition text. `queues`, by model, are asked at scrape time; None leaves their gauges out."""
-        registry = self.registry
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        text = generate_latest(registry)
-        if queues is not None:
-            queue_registry = CollectorRegistry()
-            queue_registry.register(_QueueGauges(queues))
-            text += generate_latest(queue_registry)
-        return text
 
 
 class WorkerGauges:
@@ -231,6 +232,20 @@ class WorkerGauges:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.failed_compilations = Gauge(
+            "worker_failed_compilations",
+            "Compilations that failed since the worker's start: it draws these models and sizes without, more slowly.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.active_images = Gauge(
+            "worker_active_images",
+            "Pictures that the worker has claimed and not yet stored, as of its last heartbeat.",
+            namespace=NAMESPACE,
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.model_memory = Gauge(
             "model_memory_bytes",
             "Weights in memory: network, text_encoder, autoencoder; what models share is there once, under all names.",
@@ -239,26 +254,6 @@ class WorkerGauges:
             registry=registry,
             multiprocess_mode="livesum",
         )
-
-
-class _QueueGauges(Collector):
-    """What autoscaling reads. Computed at scrape time, so that any gateway tells the same."""
-
-    def __init__(self, stats: Mapping[str, QueueStats]) -> None:
-        self._stats = stats
-
-    def collect(self) -> Iterator[Metric]:
-        for name, text, attribute in (
-            ("num_requests_waiting", "Jobs in a model's queue, retries included.", "num_waiting"),
-            ("num_requests_running", "Jobs that a worker holds.", "num_running"),
-            ("queue_capacity", "Jobs that may wait for a model before requests are refused.", "capacity"),
-            ("queue_oldest_age_seconds", "Age of the job that has waited longest.", "oldest_age_s"),
-            ("num_dead_letters", "Jobs that failed for good and are kept for a look.", "num_dead_letters"),
-        ):
-            family = GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=("model",))
-            for model, stats in self._stats.items():
-                family.add_metric((model,), getattr(stats, attribute))
-            yield family
 
 
 def batch_label(num_rows: int) -> str:

@@ -92,7 +92,8 @@ class Supervisor:
                 server = EmbeddedServer(settings.data_dir / SERVER_FOLDER, max_memory_bytes=limit)
                 url = stack.enter_context(server).url
                 settings = settings.model_copy(update={"redis_url": SecretStr(url)})
-            settings = settings.model_copy(update={"port": port})
+            # Workers show their metrics on the gateway's page: with a port of their own all would want the same one.
+            settings = settings.model_copy(update={"port": port, "worker_metrics_port": 0})
             # What was left out of these settings on purpose must not come back from the variables of this process.
             inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
             environment = inherited | settings_environment(settings)

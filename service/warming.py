@@ -13,15 +13,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from prometheus_client import Gauge
-
 from model.compiled import CompileError, compile_apart
 from model.engine import Engine
+from service.metrics import WorkerGauges
 
 logger = logging.getLogger(__name__)
 
 
-async def warm_compiled_networks(engines: Sequence[Engine], cache_dir: Path, num_compiled: Gauge) -> None:
+async def warm_compiled_networks(engines: Sequence[Engine], cache_dir: Path, gauges: WorkerGauges) -> None:
     """Compile and adopt for every size of every engine, one after the other. Cancelling it ends the compiler."""
     for engine in engines:
         for target in engine.compile_targets():
@@ -33,9 +32,10 @@ async def warm_compiled_networks(engines: Sequence[Engine], cache_dir: Path, num
                 forward = await asyncio.to_thread(engine.load_compiled, path, target)
             except CompileError as error:
                 logger.warning("%s: drawn with the network as it is: %s", size, error)
+                gauges.failed_compilations.inc()
                 continue
             finally:
                 is_cancelled.set()
             engine.adopt(target, forward)
-            num_compiled.inc()
+            gauges.compiled_networks.inc()
             logger.info("%s: drawn with a compiled network, ready after %.1f s", size, time.monotonic() - started_s)

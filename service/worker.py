@@ -283,6 +283,7 @@ class Worker:
     async def _heartbeat(self) -> None:
         """Renew leases while steps advance, report progress, learn which jobs to stop."""
         now_s = time.monotonic()
+        self.gauges.active_images.set(sum(run.job.num_images - len(run.images) for run in self._runs.values()))
         is_stalled = bool(self._runs) and now_s - self._last_progress_s > self._settings.stall_limit_s
         if is_stalled:
             limit_s = self._settings.stall_limit_s

@@ -187,9 +187,7 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.stop)
     engines = list(loaded.engines.values()) if settings.compile_network else []
-    warming = asyncio.create_task(
-        warm_compiled_networks(engines, settings.compiled_dir, running.gauges.compiled_networks)
-    )
+    warming = asyncio.create_task(warm_compiled_networks(engines, settings.compiled_dir, running.gauges))
     try:
         await running.run()
     finally:

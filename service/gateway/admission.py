@@ -228,15 +228,16 @@ def _accepted_status(job: Job, position: int) -> JobStatus:
 
 
 def log_entered(request: Request, entry: Entry) -> None:
-    """Ties the request's id to the job's. Of the prompt only its length and a hash: it is somebody's own words."""
+    """Ties the request's id to the job's and its tenant. Of the prompt only its length and a hash: it is private."""
     if not logger.isEnabledFor(logging.INFO):
         return  # the hash below is not free
     job, params = entry.status.job, entry.status.job.params
     logger.info(
-        "job=%s %s request_id=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",
+        "job=%s %s request_id=%s tenant=%s size=%dx%d num_inference_steps=%d n=%d prompt_chars=%d prompt_sha256=%s",
         job.id,
         entry.kind,
         request.state.request_id,
+        job.owner,
         params.width,
         params.height,
         params.num_inference_steps,

@@ -71,6 +71,7 @@ def create_app(
     Raises ConfigurationError where filter or signer cannot be had.
     """
     grace_s = settings.no_worker_grace_s
+    metrics.declare_outcomes([card.name for card in cards])
     settlements = Settlements(queues.ledger())
     gateway = Gateway(
         settings=settings,

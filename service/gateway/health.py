@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+import shutil
+from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from service.blobs import DirectoryBlobs
 from service.errors import NoWorker, ServerOverloaded
-from service.gateway.context import gateway_of
-from service.metrics import CONTENT_TYPE
+from service.gateway.context import Gateway, gateway_of
+from service.metrics_page import ModelFacts, SharedFacts, render_page
 
 router = APIRouter()
 
@@ -63,10 +65,36 @@ async def readyz(request: Request) -> Readiness:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus text. While the queue is away its gauges are missing, which is what they then have to say."""
+    """What Prometheus reads. While the queue is away its gauges are missing, and `queue_up` is 0."""
     gateway = gateway_of(request)
-    stats = None
-    with suppress(ServerOverloaded):
-        found = await asyncio.gather(*(queue.stats() for queue in gateway.queues.values()))
-        stats = dict(zip(gateway.queues, found, strict=True))
-    return Response(gateway.metrics.render(stats), headers={"Content-Type": CONTENT_TYPE})
+    page, content_type = render_page(
+        gateway.metrics.registry, await _look_up(gateway), request.headers.get("accept", "")
+    )
+    return Response(page, headers={"Content-Type": content_type})
+
+
+async def _look_up(gateway: Gateway) -> SharedFacts:
+    """What any gateway would say, at this moment."""
+    folder = gateway.blobs.root if isinstance(gateway.blobs, DirectoryBlobs) else gateway.settings.data_dir
+    disk_bytes = await asyncio.to_thread(_disk_bytes, folder)
+    models = gateway.models.values()
+    try:
+        memory_ratio, stats = await asyncio.gather(
+            next(iter(models)).queue.server_memory_ratio(), asyncio.gather(*(model.queue.stats() for model in models))
+        )
+    except ServerOverloaded:
+        return SharedFacts(is_queue_up=False, disk_bytes=disk_bytes)
+    facts = {
+        name: ModelFacts(own, [worker.rate_cost_per_s for worker in model.workers.alive])
+        for (name, model), own in zip(gateway.models.items(), stats, strict=True)
+    }
+    return SharedFacts(is_queue_up=True, models=facts, memory_ratio=memory_ratio, disk_bytes=disk_bytes)
+
+
+def _disk_bytes(folder: Path) -> dict[str, int]:
+    """Size and free space of the disk that `folder` is on; empty where it is not there, since nothing is kept in it."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return {}
+    return {"total": usage.total, "free": usage.free}

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import socket
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -35,9 +36,12 @@ def engine(bundle):
 
 @pytest.fixture(scope="module")
 def service(bundle, tmp_path_factory):
-    with Service(bundle.folder, tmp_path_factory.mktemp("data")) as running:
-        yield running
-        assert running.stop() == 0
+    # Workers of one machine share the gateway's page and open no port: that this one is taken does not matter.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Service(bundle.folder, tmp_path_factory.mktemp("data"), worker_metrics_port=port) as running:
+            yield running
+            assert running.stop() == 0
 
 
 def body_of(index, steps=None):
@@ -117,9 +121,13 @@ def test_a_worker_killed_with_16_jobs_under_way_costs_a_pause_and_no_picture(ser
         waiting = [pool.submit(post_png, client, body) for body in bodies]
         wait_for(lambda: metric(client, "emmdit_num_requests_running") > 0, 30, service.log)
         (worker,) = service.processes("worker")
+        num_drawn = metric(client, "emmdit_images_total")
         worker.kill()
         answers = [future.result() for future in waiting]
         assert metric(client, "emmdit_redeliveries_total") > 0
+        # One page for all: what the dead one counted is still there, and only the live one counts as up.
+        assert metric(client, "emmdit_images_total") >= num_drawn + len(bodies)
+        assert metric(client, "emmdit_worker_up") == 1
     for body, (png, _) in zip(bodies, answers, strict=True):
         assert_is(png, drawn_alone(engine, body))
 

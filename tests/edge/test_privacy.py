@@ -74,6 +74,7 @@ def test_requests_of_every_kind_leave_no_word_behind(start_gateway, log):
         assert CANARY not in gateway.client.get("/v1/jobs/" + "0" * 32).text
         assert CANARY not in gateway.client.get("/readyz").text
     assert "prompt_sha256=" in log()
+    assert "tenant=" in log()
     assert CANARY not in log()
 
 

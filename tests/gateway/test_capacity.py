@@ -100,6 +100,7 @@ def test_without_its_server_the_gateway_refuses_within_bounds_and_lives(start_ga
         page = gateway.client.get("/metrics")
         assert page.status_code == 200
         assert "emmdit_http_requests_total" in page.text
+        assert "emmdit_queue_up 0.0" in page.text
         assert "emmdit_queue_capacity" not in page.text
 
 

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
 from service.jobs import Failed
-from service.metrics import Metrics, WorkerGauges, batch_label
+from service.metrics import Metrics, batch_label
+from service.metrics_page import ModelFacts, SharedFacts, render_page
 from service.queue_types import QueueStats
 from tests.gateway.harness import wait_until
+from tests.support.metric_page import families, filled, page_text, unexpected_labels
 
 LABELS = {
     "emmdit_http_requests": {"method", "route", "code"},
@@ -27,6 +29,11 @@ LABELS = {
     "emmdit_queue_capacity": {"model"},
     "emmdit_queue_oldest_age_seconds": {"model"},
     "emmdit_num_dead_letters": {"model"},
+    "emmdit_queue_backlog_seconds": {"model"},
+    "emmdit_num_workers": {"model"},
+    "emmdit_queue_up": set(),
+    "emmdit_queue_memory_ratio": set(),
+    "emmdit_data_disk_bytes": {"kind"},
     "emmdit_batch_size": {"stage", "le"},
     "emmdit_batch_occupancy_ratio": {"le"},
     "emmdit_stage_duration_seconds": {"stage", "le"},
@@ -44,6 +51,8 @@ LABELS = {
     "emmdit_device_memory_bytes": {"kind"},
     "emmdit_worker_can_store": set(),
     "emmdit_worker_compiled_networks": set(),
+    "emmdit_worker_failed_compilations": set(),
+    "emmdit_worker_active_images": set(),
     "emmdit_model_memory_bytes": {"model", "part"},
     "emmdit_build_info": {"version", "python"},
 }
@@ -78,37 +87,8 @@ BUCKETS = {
 }
 
 
-def families(text):
-    found = list(text_string_to_metric_families(text))
-    assert len({family.name for family in found}) == len(found), "a family is there twice"
-    return {family.name: family for family in found}
-
-
-def fill(metrics):
-    """Touch every family once."""
-    metrics.http_connections_cut.labels("slow_head").inc()
-    metrics.observe_step("512x512", 3, 5, 8, 0.02)
-    metrics.batch_size.labels("decode").observe(2)
-    metrics.stage_duration.labels("png").observe(0.01)
-    metrics.images.labels("demo", "512x512").inc()
-    metrics.image_bytes.observe(300_000)
-    metrics.cache_events.labels("prompt", "hit").inc()
-    metrics.redeliveries.inc()
-    metrics.cancellations.labels("queued").inc()
-    metrics.queue_wait.labels("normal").observe(0.1)
-    metrics.count_http("GET", "/livez", 200, 0.001)
-    metrics.count_rejection("demo", "invalid_value")
-    gauges = WorkerGauges(metrics.registry)
-    gauges.up.set(1)
-    gauges.last_heartbeat.set(1_700_000_000)
-    gauges.device_memory.labels("total").set(2**30)
-    gauges.model_memory.labels("demo+demo-dist", "text_encoder").set(2**20)
-
-
 def test_families_labels_and_buckets_are_the_documented_ones():
-    metrics = Metrics()
-    fill(metrics)
-    found = families(metrics.render({"demo": QueueStats(5, 2, 1.5, 256, 1)}).decode())
+    found = families(page_text(filled()))
     assert set(found) == set(LABELS)
     for name, family in found.items():
         assert family.documentation
@@ -118,10 +98,56 @@ def test_families_labels_and_buckets_are_the_documented_ones():
         assert list(dict.fromkeys(edges)) == buckets, name
     assert found["emmdit_num_requests_waiting"].samples[0].value == 5
     assert found["emmdit_queue_oldest_age_seconds"].samples[0].value == 1.5
+    assert found["emmdit_queue_backlog_seconds"].samples[0].value == 2.0
+    assert found["emmdit_num_workers"].samples[0].value == 2
+
+
+def test_a_backlog_that_nobody_can_work_off_is_left_out_and_an_empty_one_is_nought():
+    waiting = QueueStats(5, 0, 1.5, 256, waiting_cost=30.0)
+    facts = SharedFacts(
+        is_queue_up=True,
+        models={"new": ModelFacts(waiting, [0.0]), "idle": ModelFacts(QueueStats(0, 0, 0.0, 256), [])},
+    )
+    found = families(page_text(Metrics(), facts))
+    backlogs = {s.labels["model"]: s.value for s in found["emmdit_queue_backlog_seconds"].samples}
+    assert backlogs == {"idle": 0.0}
+    assert {s.labels["model"]: s.value for s in found["emmdit_num_workers"].samples} == {"new": 1, "idle": 0}
+    assert "emmdit_queue_memory_ratio" not in found
+
+
+def test_a_gateway_that_has_lost_the_queue_says_so_and_nothing_else_about_it():
+    found = families(page_text(Metrics(), SharedFacts(is_queue_up=False, disk_bytes={"total": 2, "free": 1})))
+    assert found["emmdit_queue_up"].samples[0].value == 0
+    assert "emmdit_num_requests_waiting" not in found
+    assert "emmdit_num_workers" not in found
+    assert len(found["emmdit_data_disk_bytes"].samples) == 2
+
+
+def test_outcomes_that_alerts_watch_are_there_before_the_first_of_them():
+    metrics = Metrics()
+    metrics.declare_outcomes(["demo"])
+    found = families(page_text(metrics))
+    statuses = {s.labels["status"]: s.value for s in found["emmdit_requests"].samples}
+    assert statuses == dict.fromkeys(("success", "error", "cancelled", "expired", "rejected"), 0)
+    reasons = {s.labels["reason"] for s in found["emmdit_rejections"].samples}
+    assert reasons == {"rate_limit_exceeded", "server_is_overloaded", "no_worker"}
+
+
+@pytest.mark.parametrize("trace_id", ["4bf92f3577b34da6a3ce929d0e0e4736", None])
+def test_openmetrics_keeps_a_trace_for_a_slow_request_where_there_is_one(trace_id):
+    metrics = filled(trace_id=lambda: trace_id)
+    page, content_type = render_page(metrics.registry, accept="application/openmetrics-text;version=1.0.0,*/*;q=0.1")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    found = {family.name: family for family in openmetrics_families(page.decode())}
+    kept = [
+        sample.exemplar.labels for sample in found["emmdit_http_request_duration_seconds"].samples if sample.exemplar
+    ]
+    assert kept == ([{"trace_id": trace_id}] if trace_id else [])
+    assert b"trace_id" not in render_page(metrics.registry)[0]
 
 
 def test_a_gateway_says_nothing_about_workers_it_is_not():
-    assert "worker_up" not in Metrics().render().decode()
+    assert "worker_up" not in page_text(Metrics(), None)
 
 
 def test_batch_labels_are_a_closed_set():
@@ -157,7 +183,12 @@ def test_the_page_counts_what_happened(start_gateway):
 
         response = gateway.client.get("/metrics")
         assert response.headers["content-type"].startswith("text/plain; version=")
+        openmetrics = gateway.client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+        assert openmetrics.text.endswith("# EOF\n")
         found = families(response.text)
+        assert found["emmdit_queue_up"].samples[0].value == 1
+        assert found["emmdit_num_workers"].samples[0].value == 1
+        assert {s.labels["kind"] for s in found["emmdit_data_disk_bytes"].samples} == {"total", "free"}
         assert found["emmdit_num_requests_waiting"].samples[0].value == 1
         assert found["emmdit_num_requests_running"].samples[0].value == 0
         assert found["emmdit_queue_capacity"].samples[0].value == 256
@@ -169,6 +200,32 @@ def test_the_page_counts_what_happened(start_gateway):
         assert ("other", "/livez", "405") in http
         assert ("POST", "/v1/generate", "202") in http
         assert "secret" not in response.text
+
+
+def test_nothing_that_a_client_wrote_gets_into_a_label(start_gateway):
+    mark = "Kx7secretKx7"
+    with start_gateway() as gateway:
+        client = gateway.client
+        headers = {"Idempotency-Key": mark, "X-Request-ID": mark, "User-Agent": mark, "X-API-Key": mark}
+        gateway.generate(prompt=f"a red apple {mark}", seed=1, headers=headers)
+        gateway.generate(prompt=f"a red apple {mark}", seed=2, priority="high")
+        for wrong in ("model", "size", "priority", "output_format", "seed", mark):
+            assert gateway.generate(**{wrong: mark}).status_code in (400, 404), wrong
+        job_id = gateway.submit(priority="low")
+        gateway.wait_for_state(job_id, "done")
+        for path in (f"/{mark}", f"/v1/jobs/{mark}", f"/v1/jobs/{job_id}/images/{mark}", f"/metrics?{mark}={mark}"):
+            client.get(path, headers=headers)
+        client.get(f"/v1/jobs/{job_id}/images/0?expires=1&signature={mark}")
+        client.request(mark, "/livez")
+        client.post("/v1/images/generations", json={"prompt": mark, "model": mark, "user": mark})
+        client.post("/v1/generate", content=mark, headers={"Content-Type": mark})
+        client.delete(f"/v1/jobs/{mark}")
+        wait_until(lambda: gateway.value("requests_total", model=gateway.model, status="success") >= 3)
+
+        page = client.get("/metrics").text
+        assert mark not in page
+        assert job_id not in page
+        assert not unexpected_labels(page, [gateway.model], ["64x64", "32x48"])
 
 
 WRITER = """
@@ -186,8 +243,10 @@ os.kill(os.getpid(), 9)
 READER = """
 import sys
 from service.metrics import Metrics
+from service.metrics_page import ModelFacts, SharedFacts, render_page
 from service.queue_types import QueueStats
-sys.stdout.write(Metrics().render({"demo": QueueStats(1, 0, 0.0, 8)}).decode())
+facts = SharedFacts(True, {"demo": ModelFacts(QueueStats(1, 0, 0.0, 8), [])})
+sys.stdout.write(render_page(Metrics().registry, facts)[0].decode())
 """
 
 
@@ -212,8 +271,6 @@ def test_processes_that_share_a_folder_share_a_page(tmp_path):
 def test_promtool_has_nothing_to_say(tmp_path):
     if shutil.which("promtool") is None:
         pytest.skip("promtool (Debian package prometheus) is not installed")
-    metrics = Metrics()
-    fill(metrics)
-    page = metrics.render({"demo": QueueStats(5, 2, 1.5, 256, 1)})
+    page = page_text(filled()).encode()
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()

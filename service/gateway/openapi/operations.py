@@ -14,6 +14,7 @@ from service.gateway.provenance import PROVENANCE_HEADER
 
 JSON = "application/json"
 PROMETHEUS = "text/plain"
+OPENMETRICS = "application/openmetrics-text"
 DRAWING, JOBS, MODELS, OPERATIONS_TAG = "Drawing", "Jobs", "Models", "Operation"
 TAGS: Mapping[str, str] = {
     DRAWING: "Pictures from words: in the service's own terms, or in OpenAI's.",
@@ -331,8 +332,8 @@ OPERATIONS: Sequence[Operation] = (
         "getMetrics",
         OPERATIONS_TAG,
         "Measurements",
-        "Prometheus text. While the queue is away its gauges are missing.",
-        {200: Answer("All metrics of this gateway.", others=(PROMETHEUS,))},
+        "Prometheus' text, or OpenMetrics where `Accept` names it. While the queue is away its gauges are missing.",
+        {200: Answer("All metrics of this gateway.", others=(PROMETHEUS, OPENMETRICS))},
         ("RequestId",),
     ),
 )
