@@ -16,7 +16,7 @@ BASE_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint type audit sbom fuzz bench bench-full bench-gpu train constraints clean
+.PHONY: help run test lint type audit sbom fuzz manifests bench bench-full bench-gpu train constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -33,7 +33,7 @@ run: $(HAS_RUN) ## install what is needed, then serve on http://127.0.0.1:8000; 
 test: $(HAS_DEV) ## install what is needed, then run the tests that take seconds
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, YAML, shell
+lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, chart, manifests, YAML, shell
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
@@ -41,7 +41,10 @@ lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, YAML, shell
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	@$(BIN)/compose-lint check --fail-on low docker-compose.yml
 	@$(BIN)/yamllint --strict .compose-lint.yml .yamllint.yml docker-compose.yml deploy
-	@$(BIN)/shellcheck .ci/run .ci/fetch-redis-servers
+	@$(BIN)/python -m deploy.render --check
+	@$(BIN)/check-jsonschema --check-metaschema deploy/helm/emmdit/values.schema.json
+	@$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
+	@$(BIN)/shellcheck .ci/run .ci/fetch-redis-servers deploy/make-secrets.sh
 
 type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy
@@ -57,6 +60,9 @@ sbom: $(HAS_DEV) ## build/sbom.json: every installed package with version and li
 # Needs `pip install -e '.[fuzz]'`. Inputs that find something land in build/fuzz, new ones beside the old in the corpus.
 fuzz: $(HAS_DEV) ## search for inputs that break what strangers reach: make fuzz ARGS="body --seconds 600"
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+manifests: $(HAS_DEV) ## write deploy/kubernetes and what the chart copies anew
+	@$(BIN)/python -m deploy.render
 
 # Benchmarks want a machine that does nothing else. Figures go to benchmarks/results, tables to docs/benchmarks.md.
 bench: $(HAS_DEV) ## a quarter of an hour: the demo's engine beside a plain loop, and what the service around it costs

@@ -32,14 +32,16 @@ def fetch_model(
     models_dir: Path,
     *,
     revision: str | None = None,
+    sha256: str | None = None,
     text_encoder: Path | None = None,
     download: Download | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Download the published model `name` and write its manifest.
 
-    `revision` is the commit of the authors' repository (needed where the catalog knows none); `text_encoder` a local
-    Llama folder to use instead of the gated download. Raises UnknownModel, RevisionError, DownloadError, UnsafeFile.
+    `revision` is the commit of the authors' repository (needed where the catalog knows none); `sha256` what the
+    network's file must have (the catalog knows some); `text_encoder` a local Llama folder to use instead of the gated
+    download. Raises UnknownModel, RevisionError, DownloadError, UnsafeFile.
     """
     if name not in VARIANTS:
         raise UnknownModel(f"{name!r} can't be fetched; published models: {', '.join(VARIANTS)}")
@@ -50,8 +52,9 @@ def fetch_model(
     else:
         text_dir = text_encoder.expanduser().resolve()
     transformer_dir = _fetch(source, models_dir, download, report)
-    if source.revision == variant.revision:
-        _check_sha256(transformer_dir / variant.transformer, KNOWN_SHA256.get(variant.transformer), report)
+    known = KNOWN_SHA256.get(variant.transformer) if source.revision == variant.revision else None
+    for expected in (sha256, known):
+        _check_sha256(transformer_dir / variant.transformer, expected, report)
     autoencoder_dir = _fetch(AUTOENCODER, models_dir, download, report)
 
     folder = models_dir / name
@@ -113,9 +116,9 @@ def _check_sha256(path: Path, expected: str | None, report: Callable[[str], None
     with path.open("rb") as file:
         while block := file.read(_READ_BYTES):
             digest.update(block)
-    if digest.hexdigest() != expected:
-        raise RevisionError(f"{path}: SHA-256 is {digest.hexdigest()}, the published file's is {expected}")
-    report(f"{path.name}: SHA-256 as published")
+    if digest.hexdigest() != expected.lower():
+        raise RevisionError(f"{path}: SHA-256 is {digest.hexdigest()}, it has to be {expected}")
+    report(f"{path.name}: SHA-256 as expected")
 
 
 def _relative(path: Path, models_dir: Path) -> str:

@@ -217,7 +217,11 @@ class Settings(BaseSettings):
     png_compress_level: int = Field(6, ge=0, le=9, description="zlib level of the PNGs: 0 is fast, 9 is small.")
 
     worker_metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port for the metrics of a worker that runs apart from a gateway; 0: none."
+        0,
+        ge=0,
+        le=65535,
+        description="Port for the metrics and probes (/livez, /readyz, /startupz) of a worker that runs apart from a "
+        "gateway; 0: none.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
 

@@ -27,6 +27,7 @@ from service.errors import EmmditError, ServerOverloaded
 from service.job_run import JobRow, JobRun
 from service.jobs import Cancelled, Expired, Failed, JobResult
 from service.metrics import Metrics, WorkerGauges
+from service.probes import WorkerHealth
 from service.queue_types import HeartbeatReply, WorkerInfo
 from service.queues import Queues
 from service.reporting import Reporter
@@ -76,6 +77,8 @@ class Worker:
         self._checkpoints = Checkpoints(settings.checkpoint_every, blobs, self._stages)
         self._last_progress_s = time.monotonic()
         self._last_heartbeat_s = time.monotonic()
+        self._last_beat_s = time.monotonic()  # when one was last tried: what a loop that turns is told by
+        self._is_known = False
         self._drain_deadline_s: float | None = None
         self._has_ended = False  # what background loops ask: redis-py on Python 3.11 can swallow a cancellation
         self._completions: set[asyncio.Task[None]] = set()
@@ -85,9 +88,25 @@ class Worker:
         if self._drain_deadline_s is None:
             self._drain_deadline_s = time.monotonic() + self._settings.drain_timeout_s
 
+    def health(self) -> WorkerHealth:
+        """What probes are told. Reads a few values only, from any thread."""
+        now_s = time.monotonic()
+        limit_s = self._settings.stall_limit_s
+        stuck = None
+        if now_s - self._last_beat_s > limit_s:
+            stuck = f"the event loop has stood still for {now_s - self._last_beat_s:.0f} s"
+        elif self._is_stalled(now_s):
+            stuck = f"no step advanced for {limit_s:.0f} s"
+        idle = None
+        if self._drain_deadline_s is not None:
+            idle = "this worker is stopping"
+        elif not self._is_known or now_s - self._last_heartbeat_s > self._settings.lease_s:
+            idle = "the queue has not been reached"
+        return WorkerHealth(stuck, idle)
+
     async def run(self) -> None:
         """Serve until `stop`."""
-        self._last_heartbeat_s = time.monotonic()
+        self._last_heartbeat_s = self._last_beat_s = time.monotonic()
         self.gauges.up.set(1)
         for part in self._loaded.memory:
             self.gauges.model_memory.labels("+".join(part.models), part.part).set(part.num_bytes)
@@ -282,9 +301,9 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         """Renew leases while steps advance, report progress, learn which jobs to stop."""
-        now_s = time.monotonic()
+        now_s = self._last_beat_s = time.monotonic()
         self.gauges.active_images.set(sum(run.job.num_images - len(run.images) for run in self._runs.values()))
-        is_stalled = bool(self._runs) and now_s - self._last_progress_s > self._settings.stall_limit_s
+        is_stalled = self._is_stalled(now_s)
         if is_stalled:
             limit_s = self._settings.stall_limit_s
             logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", limit_s)
@@ -299,6 +318,7 @@ class Worker:
                     self._drop(run)
             return
         self._last_heartbeat_s = now_s
+        self._is_known = True
         self.gauges.last_heartbeat.set_to_current_time()
         for kind, num_bytes in next(iter(self._loaded.engines.values())).memory_bytes().items():
             self.gauges.device_memory.labels(kind).set(num_bytes)
@@ -314,6 +334,9 @@ class Worker:
             for job_ids, ending in endings:
                 for job_id in job_ids:
                     await self._stop_drawing(job_id, ending)
+
+    def _is_stalled(self, now_s: float) -> bool:
+        return bool(self._runs) and now_s - self._last_progress_s > self._settings.stall_limit_s
 
     async def _beat(self, model: str, *, is_renewed: bool) -> HeartbeatReply:
         """One model's heartbeat, with the progress of its jobs."""

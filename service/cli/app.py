@@ -179,10 +179,11 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
     worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
     blobs = open_blobs(settings)
     running = Worker(worker_id, settings, queues, blobs, loaded, metrics)
+    probes = None
     if settings.worker_metrics_port:
-        from prometheus_client import start_http_server
+        from service.probes import ProbeServer
 
-        start_http_server(settings.worker_metrics_port, addr=settings.host, registry=metrics.registry)
+        probes = ProbeServer(settings.host, settings.worker_metrics_port, metrics.registry, running.health)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.stop)
@@ -193,6 +194,8 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
     finally:
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)
+        if probes is not None:
+            probes.close()
         await queues.close()
         await asyncio.to_thread(blobs.close)
 

@@ -28,6 +28,7 @@ def fetch(
     revision: Annotated[
         str | None, typer.Option(help="Full 40-digit commit of the model's repository, where none is known here.")
     ] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the network's file must have.")] = None,
     text_encoder: Annotated[
         Path | None, typer.Option(help="Folder of a Llama-3.2-1B that you have, instead of the gated download.")
     ] = None,
@@ -35,7 +36,7 @@ def fetch(
     """Download a published model at a pinned commit, and write its bundle.json."""
     from model.hub import fetch_model
 
-    fetch_model(name, _models_dir(), revision=revision, text_encoder=text_encoder, report=typer.echo)
+    fetch_model(name, _models_dir(), revision=revision, sha256=sha256, text_encoder=text_encoder, report=typer.echo)
 
 
 @models_app.command()

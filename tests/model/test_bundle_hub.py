@@ -91,6 +91,12 @@ def test_another_content_than_the_published_one_is_refused(tmp_path, fake_hub, m
         fetch_model("nitro-e-512", tmp_path, download=fake_hub)
 
 
+def test_the_operators_own_checksum_is_held_to_as_well(tmp_path, fake_hub):
+    with pytest.raises(RevisionError, match="has to be 1111"):
+        fetch_model("nitro-e-1024-dist", tmp_path, revision=COMMIT, sha256="1" * 64, download=fake_hub)
+    assert not (tmp_path / "nitro-e-1024-dist").exists()  # what is not as expected never becomes a model
+
+
 def test_a_local_text_encoder_replaces_the_gated_download(tmp_path, fake_hub):
     bundle = fetch_model(
         "nitro-e-512", tmp_path / "m", text_encoder=tmp_path / "source" / "text_encoder", download=fake_hub
