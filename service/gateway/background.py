@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from service.errors import ServerOverloaded
 
 logger = logging.getLogger(__name__)
+
+CANCEL_AGAIN_S = 0.1
 
 
 async def repeat(name: str, period_s: float, action: Callable[[], Awaitable[object]]) -> None:
@@ -32,3 +35,12 @@ def is_cancelled() -> bool:
     uses, sometimes swallows the exception that should have told them."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and return once it has ended, however: again and again, since one time can be swallowed."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+    if not task.cancelled():
+        task.exception()  # looked at: what nobody looks at is complained of in the log

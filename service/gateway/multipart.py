@@ -10,7 +10,6 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -18,6 +17,7 @@ from fastapi.responses import Response
 from service.errors import EmmditError
 from service.gateway.accept import MediaType
 from service.gateway.admission import CLIENT_CLOSED_REQUEST, Entry, leave
+from service.gateway.background import end
 from service.gateway.context import Gateway
 from service.gateway.feed import Ended, PictureReady, feed
 from service.gateway.formats import Encoding, encode
@@ -41,13 +41,12 @@ async def multipart_response(request: Request, gateway: Gateway, entry: Entry, b
         await asyncio.wait((first, leaving), return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
-        if not first.done():
-            first.cancel()
-            with suppress(asyncio.CancelledError):
-                await first
+        has_left = not first.done()
+        if has_left:
+            await end(first)
             await pictures.aclose()
             await leave(gateway, entry)
-    if first.cancelled():
+    if has_left:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     boundary = secrets.token_hex(16)
     return StreamedResponse(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import suppress
+
+from service.gateway.background import end
 
 MEDIA_TYPE = "text/event-stream"
 KEEP_ALIVE_S = 15.0  # shorter than the minute after which proxies call a connection idle
@@ -38,6 +39,4 @@ async def with_keep_alive(chunks: AsyncIterator[bytes], period_s: float = KEEP_A
             yield chunk
     finally:
         if coming is not None:
-            coming.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await coming
+            await end(coming)

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, Mapping
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.gateway.background import end
+
 
 class StreamedResponse(Response):
     """Sends chunks as they come. Closes the source when that has ended, when the client has gone, or with the server.
@@ -33,11 +35,10 @@ class StreamedResponse(Response):
             await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
-            sending.cancel()  # does nothing where it is done
-            outcomes = await asyncio.gather(sending, return_exceptions=True)
+            await end(sending)
             await self._chunks.aclose()
-        if isinstance(outcomes[0], Exception):
-            raise outcomes[0]
+        if not sending.cancelled() and (error := sending.exception()) is not None:
+            raise error
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
