@@ -13,7 +13,7 @@ FROM ${PYTHON_IMAGE}@${PYTHON_DIGEST} AS lock
 WORKDIR /lock
 COPY pyproject.toml constraints.txt ./
 # With the extras that a setting can ask for: pictures in S3, pictures that are signed.
-RUN ["python3", "-c", "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = [line for extra in ('c2pa', 's3') for line in project['optional-dependencies'].get(extra, [])]; print(*project['dependencies'], *extras, sep='\\n', file=open('requirements.txt', 'w'))"]
+RUN ["python3", "-c", "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; extras = [line for extra in ('c2pa', 's3', 'tracing') for line in project['optional-dependencies'].get(extra, [])]; print(*project['dependencies'], *extras, sep='\\n', file=open('requirements.txt', 'w'))"]
 
 FROM ${PYTHON_IMAGE}@${PYTHON_DIGEST} AS package
 WORKDIR /source

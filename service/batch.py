@@ -30,6 +30,11 @@ class Batch:
         return len(self._rows)
 
     @property
+    def num_forwards(self) -> int:
+        """Forwards chosen so far."""
+        return self._num_forwards
+
+    @property
     def rows(self) -> tuple[JobRow, ...]:
         """All of them."""
         return tuple(self._rows)

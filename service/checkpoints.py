@@ -17,6 +17,7 @@ from model.progress import Progress
 from service.blobs import BlobStore, progress_key
 from service.errors import EmmditError, JobNotReady
 from service.job_run import JobRow, JobRun
+from service.logs import about, about_all, log_ids
 from service.stages import Stages
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class Checkpoints:
         """The job has ended: nobody needs its progress any more."""
         if self._every:
             keys = [progress_key(run.job.id, index) for index in range(run.job.num_images)]
-            self._start(self._delete(keys))
+            with log_ids(**about(run.job)):
+                self._start(self._delete(keys))
 
     async def close(self) -> None:
         """Let what has begun end, for a moment."""
@@ -88,10 +90,12 @@ class Checkpoints:
         try:
             exported = await self._stages.export(list(due.values()))
         except Exception:
-            logger.exception("progress could not be kept; the pictures go on")
+            extra = about_all(row.run.job for row in due.values())
+            logger.exception("progress could not be kept; the pictures go on", extra=extra)
             return
         for key, progress in zip(due, exported, strict=True):
-            self._saving[key] = asyncio.create_task(self._put(key, progress))
+            with log_ids(**about(due[key].run.job)):
+                self._saving[key] = asyncio.create_task(self._put(key, progress))
 
     async def _put(self, key: str, progress: Progress) -> None:
         def put() -> None:
@@ -115,9 +119,10 @@ class Checkpoints:
                     if hashlib.sha256(state).digest() == digest:
                         run.states[index] = state
                     else:
-                        logger.warning("job %s: the progress of picture %d is damaged", run.job.id, index)
+                        text = "job %s: the progress of picture %d is damaged"
+                        logger.warning(text, run.job.id, index, extra=about(run.job))
         except (EmmditError, OSError) as error:
-            logger.warning("job %s: progress could not be read: %s", run.job.id, error)
+            logger.warning("job %s: progress could not be read: %s", run.job.id, error, extra=about(run.job))
         finally:
             run.is_ready = True
 

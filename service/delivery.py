@@ -16,10 +16,12 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.attempt_trace import traced
 from service.blobs import BlobStore, blob_key, partial_key, try_out
 from service.errors import EmmditError, ServerOverloaded
 from service.job_run import JobRow
 from service.jobs import ImageRef, Job, JobResult
+from service.logs import about
 from service.metrics import Metrics
 from service.png import encode_png, png_text
 from service.queues import Queues
@@ -66,20 +68,10 @@ class Delivery:
     async def store(self, row: JobRow, pixels: NDArray[np.uint8]) -> ImageRef:
         """Compress and store one picture (H, W, 3). Raises ServerOverloaded where the store stays without room."""
         key = blob_key(row.run.job.id, row.run.job.attempt, row.index)
-        png = await self._in_thread(self._encode, row, pixels)
-        give_up_at_s = time.monotonic() + self._patience_s
-        while True:
-            try:
-                image = await self._in_thread(self._put, key, row, png)
-                break
-            except ServerOverloaded as error:
-                self._note_refusal(error, len(png))
-                seconds_left = give_up_at_s - time.monotonic()
-                if seconds_left <= 0 or row.run.is_dropped:
-                    raise
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(seconds_left):
-                        await self._is_open.wait()
+        with traced("png", [row.run.trace]):
+            png = await self._in_thread(self._encode, row, pixels)
+        with traced("store", [row.run.trace]):
+            image = await self._put_in_the_end(key, row, png)
         width, height = row.size
         self._metrics.images.labels(row.run.job.model, f"{width}x{height}").inc()
         self._metrics.image_bytes.observe(len(png))
@@ -100,6 +92,21 @@ class Delivery:
                 return
             logger.warning("pictures can be stored again")
             self._is_open.set()
+
+    async def _put_in_the_end(self, key: str, row: JobRow, png: bytes) -> ImageRef:
+        """Store a picture, now or once the store has room again, as long as somebody wants it."""
+        give_up_at_s = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return await self._in_thread(self._put, key, row, png)
+            except ServerOverloaded as error:
+                self._note_refusal(error, len(png))
+                seconds_left = give_up_at_s - time.monotonic()
+                if seconds_left <= 0 or row.run.is_dropped:
+                    raise
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds_left):
+                        await self._is_open.wait()
 
     def _note_refusal(self, error: ServerOverloaded, num_bytes: int) -> None:
         self._metrics.store_refusals.inc()
@@ -141,9 +148,10 @@ class Delivery:
             except ServerOverloaded:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
                 continue
-            logger.info("job %s %s%s", job.id, result.state, "" if is_accepted else " (refused: not ours any more)")
+            refusal = "" if is_accepted else " (refused: not ours any more)"
+            logger.info("job %s %s%s", job.id, result.state, refusal, extra=about(job))
             return is_accepted
-        logger.error("job %s: its end could not be written; it will be drawn again", job.id)
+        logger.error("job %s: its end could not be written; it will be drawn again", job.id, extra=about(job))
         return False
 
     def close(self) -> None:

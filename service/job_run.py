@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from model.engine import Sample
+from service.attempt_trace import AttemptTrace
 from service.jobs import Done, ImageRef, Job, WatchLevel
 from service.queue_types import JobProgress
 from service.scheduler import Group
@@ -31,6 +32,7 @@ class JobRun:
     watch_level: WatchLevel = WatchLevel.NOTHING
     is_ready: bool = True
     states: dict[int, bytes] = field(default_factory=dict)
+    trace: AttemptTrace = field(default_factory=AttemptTrace)
 
     @property
     def num_waiting(self) -> int:

@@ -61,7 +61,8 @@ class Job:
     `time_left_s` is how far off the deadline was when the job was claimed, on the server's clock. `watch_level` is what
     was asked for with the job or, where it was claimed, by whoever has come to watch it since; of `partial_images`
     steps each picture's full-size estimate is published too. `output_format` and `output_compression` (None for png)
-    say how the gateway sends the pictures: what is stored is always a PNG.
+    say how the gateway sends the pictures: what is stored is always a PNG. `traceparent` is the request's span
+    (service/trace_context.py), empty where the gateway knew of none; which trace a job is in makes it no other job.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Job:
     partial_images: int = 0
     output_format: str = "png"
     output_compression: int | None = None
+    traceparent: str = field(default="", compare=False)
     attempt: int = 0
     time_left_s: float = field(default=math.inf, compare=False)
 

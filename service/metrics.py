@@ -8,7 +8,7 @@ imported, the numbers of all processes that share the folder come out of any one
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -39,17 +39,10 @@ OWN_REFUSALS = (QueueFull.code, ServerOverloaded.code, NoWorker.code)
 
 
 class Metrics:
-    """Counters and histograms of gateway and worker. Each attribute is the metric of that name, less its unit.
+    """Counters and histograms of gateway and worker. Each attribute is the metric of that name, less its unit."""
 
-    `trace_id` names the trace that the caller is in, None where it is in none: durations of HTTP requests keep one
-    per bucket as their exemplar.
-    """
-
-    def __init__(
-        self, registry: CollectorRegistry | None = None, *, trace_id: Callable[[], str | None] = lambda: None
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = registry or CollectorRegistry()
-        self._trace_id = trace_id
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series and say nothing that build_info does not
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -131,6 +124,10 @@ class Metrics:
         )
         self.cache_events = counter("cache_events_total", "Cache look-ups: hit or miss.", "cache", "result")
 
+        self.trace_spans_lost = counter(
+            "trace_spans_lost_total", "Spans dropped because the collector did not take them or not soon enough."
+        )
+
         self._build_info = Gauge(
             "build_info",
             "Always 1; the labels say what runs.",
@@ -141,10 +138,12 @@ class Metrics:
         )
         self._build_info.labels(software_version(), platform.python_version()).set(1)
 
-    def count_http(self, method: str, route: str, code: int, duration_s: float) -> None:
-        """`route` is the template, "unmatched" where no route took the request."""
-        self.http_requests.labels(method if method in HTTP_METHODS else "other", route, str(code)).inc()
-        trace_id = self._trace_id()
+    def count_http(self, method: str, route: str, code: int, duration_s: float, trace_id: str | None = None) -> None:
+        """`route` is the template, "unmatched" where no route took the request.
+
+        Durations keep one `trace_id` per bucket as their exemplar, of requests that somebody records.
+        """
+        self.http_requests.labels(method_label(method), route, str(code)).inc()
         self.http_request_duration.observe(duration_s, {"trace_id": trace_id} if trace_id else None)
 
     def declare_outcomes(self, models: Collection[str]) -> None:
@@ -254,6 +253,11 @@ class WorkerGauges:
             registry=registry,
             multiprocess_mode="livesum",
         )
+
+
+def method_label(method: str) -> str:
+    """An HTTP method as one of a closed set."""
+    return method if method in HTTP_METHODS else "other"
 
 
 def batch_label(num_rows: int) -> str:

@@ -21,6 +21,7 @@ from service.errors import EmmditError
 from service.job_events import Drawn, JobEvent, Partial, Preview
 from service.job_run import JobRow, JobRun
 from service.jobs import ImageRef, WatchLevel
+from service.logs import about, about_all, log_ids
 from service.queues import Queues
 from service.settings import Settings
 from service.stages import Stages
@@ -49,7 +50,7 @@ class Reporter:
         try:
             if partial := [row for row in watched if row.sample.step in partial_steps(row)]:
                 for row, pixels in zip(partial, await self._stages.estimate(partial), strict=True):
-                    self._start(self._store_partial(row, row.sample.step, pixels))
+                    self._start(row.run, self._store_partial(row, row.sample.step, pixels))
             now_s = time.monotonic()
             due = [row for row in watched if now_s - row.last_shown_s >= self._interval_s]
             for row in due:
@@ -59,7 +60,7 @@ class Reporter:
                 for row, pixels in zip(due, await self._stages.preview(due), strict=True):
                     self._tell(row.run, _preview_of(row, pixels))
         except Exception:
-            logger.exception("a preview failed; the pictures go on")
+            logger.exception("a preview failed; the pictures go on", extra=about_all(row.run.job for row in watched))
 
     def note_drawn(self, run: JobRun, index: int, image: ImageRef) -> None:
         """A picture is stored, and its job goes on with others."""
@@ -84,7 +85,7 @@ class Reporter:
             place = event.partial_index if isinstance(event, Partial) else 0
             pending[(type(event).__name__, event.index, place)] = event
         if is_idle:
-            self._start(self._send(run))
+            self._start(run, self._send(run))
 
     async def _send(self, run: JobRun) -> None:
         events = self._queues[run.job.model].events
@@ -97,8 +98,9 @@ class Reporter:
         finally:
             del self._pending[run]
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(self._unless_failed(work))
+    def _start(self, run: JobRun, work: Coroutine[object, object, None]) -> None:
+        with log_ids(**about(run.job)):
+            task = asyncio.create_task(self._unless_failed(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

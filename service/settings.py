@@ -223,7 +223,25 @@ class Settings(BaseSettings):
         description="Port for the metrics and probes (/livez, /readyz, /startupz) of a worker that runs apart from a "
         "gateway; 0: none.",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged; SIGUSR1 turns on debug, SIGUSR2 comes back to this."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people, or one JSON object a line with the ids of request, job and trace."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="http:// or https:// address of an OpenTelemetry collector (OTLP over HTTP, often on port 4318), "
+        "to which traces are sent. Needs the extra emmdit[tracing]. Unset: none are.",
+    )
+    trace_sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of requests that are traced, of those whose caller has not decided it (traceparent).",
+    )
 
     @field_validator("models", mode="before")
     @classmethod

@@ -77,6 +77,12 @@ class Supervisor:
         self._num_stops += 1
         self._wake.set()
 
+    def signal_children(self, number: int) -> None:
+        """Pass a signal on to every child. Safe in a signal handler."""
+        for child in self._children:
+            if child.process is not None and child.process.returncode is None:
+                child.process.send_signal(number)
+
     def run(self) -> None:
         """Start everything, watch it, return after `stop`. Raises ConfigurationError where it cannot begin."""
         settings = self._settings

@@ -22,6 +22,8 @@ def main() -> None:
         sys.exit(f"cannot ask for a signal at the parent's death: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:
         sys.exit("the parent died before its child had begun")
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # the log's level: the program listens once it has started
+        signal.signal(number, signal.SIG_IGN)
     os.execv(program, sys.argv[2:])  # nosec B606 # the supervisor names it
 
 

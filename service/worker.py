@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.loading import LoadedEngines
+from service.attempt_trace import begin_attempt, traced
 from service.batch import Batch
 from service.blobs import BlobStore
 from service.checkpoints import Checkpoints
@@ -26,13 +27,16 @@ from service.delivery import OUTAGE_PAUSE_S, Delivery
 from service.errors import EmmditError, ServerOverloaded
 from service.job_run import JobRow, JobRun
 from service.jobs import Cancelled, Expired, Failed, JobResult
+from service.logs import about, about_all
 from service.metrics import Metrics, WorkerGauges
 from service.probes import WorkerHealth
-from service.queue_types import HeartbeatReply, WorkerInfo
+from service.queue_types import HeartbeatReply
 from service.queues import Queues
 from service.reporting import Reporter
 from service.settings import Settings
 from service.stages import Stages
+from service.tracing import Tracing
+from service.worker_facts import WorkerFacts
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +62,21 @@ class Worker:
         loaded: LoadedEngines,
         metrics: Metrics,
         *,
+        tracing: Tracing | None = None,
         on_stall: Callable[[], None] = _exit_now,
     ) -> None:
+        self._tracing = tracing
         self._settings = settings
         self._queues = queues
-        self._loaded = loaded
         self._versions = {model: engine.card.version for model, engine in loaded.engines.items()}
         self._delivery = Delivery(settings, queues, blobs, metrics, self._versions)
         self._metrics = metrics
         self.gauges = WorkerGauges(metrics.registry)
         self._on_stall = on_stall
         self._id = worker_id
-        self._started_at = time.time()
         self._runs: dict[str, JobRun] = {}
         self._batch = Batch(settings.max_batch_rows, settings.max_active_images)
+        self._facts = WorkerFacts(worker_id, loaded, self._batch)
         self._stages = Stages(loaded.engines, self._batch, metrics, self._note_progress)
         self._reporter = Reporter(settings, queues, self._stages, self._delivery)
         self._checkpoints = Checkpoints(settings.checkpoint_every, blobs, self._stages)
@@ -108,8 +113,7 @@ class Worker:
         """Serve until `stop`."""
         self._last_heartbeat_s = self._last_beat_s = time.monotonic()
         self.gauges.up.set(1)
-        for part in self._loaded.memory:
-            self.gauges.model_memory.labels("+".join(part.models), part.part).set(part.num_bytes)
+        self._facts.show_weights(self.gauges)
         background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping, self._store_watch)]
         drawing = asyncio.create_task(self._draw())
         try:
@@ -169,8 +173,10 @@ class Worker:
         if jobs and not self._runs:
             self._last_progress_s = now_s  # the stall watch counts from the first job, not from the idle time before
         for job in jobs:
-            logger.info("job %s claimed: attempt %d, %d picture(s)", job.id, job.attempt, job.num_images)
-            run = self._runs[job.id] = JobRun(job, now_s, watch_level=job.watch_level)
+            text = "job %s claimed: attempt %d, %d picture(s)"
+            logger.info(text, job.id, job.attempt, job.num_images, extra=about(job))
+            trace = begin_attempt(self._tracing, job, self._id)
+            run = self._runs[job.id] = JobRun(job, now_s, watch_level=job.watch_level, trace=trace)
             if loading := self._checkpoints.load(run):
                 self._note_completion(loading)
 
@@ -197,15 +203,16 @@ class Worker:
                 num_free -= 1
         for model, pictures in admitted.items():
             wanted = [run.job.params_of_image(index) for run, index in pictures]
-            states = [run.states.pop(index, None) for run, index in pictures]
-            samples = await self._unless_failed([run for run, _ in pictures], self._stages.begin(model, wanted, states))
+            begun = self._stages.begin(model, wanted, [run.states.pop(index, None) for run, index in pictures])
+            samples = await self._unless_failed("text encode", [run for run, _ in pictures], begun)
             if samples is None:
                 continue
             for (run, index), sample in zip(pictures, samples, strict=True):
                 run.prompt, run.unknown_words = sample.prompt, sample.unknown_words
                 run.num_steps_done += sample.step
                 if sample.step:
-                    logger.info("job %s: picture %d goes on after step %d", run.job.id, index, sample.step)
+                    text = "job %s: picture %d goes on after step %d"
+                    logger.info(text, run.job.id, index, sample.step, extra=about(run.job))
                 if not run.is_dropped:
                     self._batch.add(run, index, sample)
 
@@ -216,7 +223,8 @@ class Worker:
         rows = self._batch.choose(time.monotonic())
         if not rows:
             return "", 0.0
-        work = await self._unless_failed([row.run for row in rows], self._stages.step(rows)) or 0.0
+        runs, forward = [row.run for row in rows], self._batch.num_forwards
+        work = await self._unless_failed("denoise", runs, self._stages.step(rows), forward=forward) or 0.0
         await self._reporter.after_step(rows)
         await self._checkpoints.after_step(rows)
         return rows[0].model, work
@@ -224,19 +232,23 @@ class Worker:
     async def _decode_finished(self) -> None:
         """Turn finished rows into pixels, and hand them to the PNG threads without waiting for those."""
         for rows in self._batch.take_finished():
-            pictures = await self._unless_failed([row.run for row in rows], self._stages.decode(rows))
+            pictures = await self._unless_failed("decode", [row.run for row in rows], self._stages.decode(rows))
             if pictures is None:
                 continue
             for row, pixels in zip(rows, pictures, strict=True):
                 if not row.run.is_dropped:
                     self._start_completion(row, pixels)
 
-    async def _unless_failed(self, runs: Sequence[JobRun], stage: Awaitable[T]) -> T | None:
-        """Await a stage. If it fails, give its jobs back and return None."""
+    async def _unless_failed(
+        self, name: str, runs: Sequence[JobRun], stage: Awaitable[T], *, forward: int | None = None
+    ) -> T | None:
+        """Await a stage, which has a run for each of its pictures. If it fails, give its jobs back and return None."""
         try:
-            return await stage
+            with traced(name, [run.trace for run in runs], forward):
+                return await stage
         except Exception as error:
-            logger.exception("drawing failed for jobs %s", ", ".join(dict.fromkeys(run.job.id for run in runs)))
+            extra = about_all(run.job for run in runs)
+            logger.exception("drawing failed for jobs %s", ", ".join(extra["job_ids"]), extra=extra)
             await self._give_back(runs, Failed("generation_failed", f"drawing failed ({type(error).__name__})"))
             return None
 
@@ -259,7 +271,7 @@ class Worker:
         except (OSError, ValueError, EmmditError) as error:
             if run.is_dropped:
                 return
-            logger.exception("job %s: picture %d could not be stored", run.job.id, row.index)
+            logger.exception("job %s: picture %d could not be stored", run.job.id, row.index, extra=about(run.job))
             await self._give_back([run], Failed("storage_failed", f"the picture could not be stored ({error})"))
             return
         if not run.is_complete:
@@ -269,7 +281,10 @@ class Worker:
 
     async def _finish(self, run: JobRun, result: JobResult) -> None:
         self._drop(run)
-        if await self._delivery.finish(run.job, result):
+        with traced("finish", [run.trace]):
+            is_accepted = await self._delivery.finish(run.job, result)
+        run.trace.end(str(result.state))
+        if is_accepted:
             self._checkpoints.forget(run)
 
     async def _give_back(self, runs: Sequence[JobRun], failure: Failed) -> None:
@@ -277,6 +292,7 @@ class Worker:
             if not run.is_dropped:
                 self._drop(run)
                 queue = self._queues[run.job.model]
+                run.trace.end("given back", failure.code)
                 await self._unless_overloaded(queue.retry(run.job.id, run.job.attempt, failure))
 
     def _drop(self, run: JobRun) -> None:
@@ -285,11 +301,16 @@ class Worker:
         self._runs.pop(run.job.id, None)
         self._batch.drop(run)
 
+    def _lose(self, run: JobRun) -> None:
+        self._drop(run)
+        run.trace.end("lost", "lost")
+
     async def _release_rest(self) -> None:
         await self._checkpoints.save_all(self._batch.rows)
         for run in list(self._runs.values()):
             self._drop(run)
-            logger.info("job %s given back: this worker stops", run.job.id)
+            run.trace.end("given back")
+            logger.info("job %s given back: this worker stops", run.job.id, extra=about(run.job))
             await self._unless_overloaded(self._queues[run.job.model].release(run.job.id, run.job.attempt))
 
     # -- heartbeats
@@ -303,8 +324,7 @@ class Worker:
         """Renew leases while steps advance, report progress, learn which jobs to stop."""
         now_s = self._last_beat_s = time.monotonic()
         self.gauges.active_images.set(sum(run.job.num_images - len(run.images) for run in self._runs.values()))
-        is_stalled = self._is_stalled(now_s)
-        if is_stalled:
+        if is_stalled := self._is_stalled(now_s):
             limit_s = self._settings.stall_limit_s
             logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", limit_s)
             self._on_stall()
@@ -315,13 +335,12 @@ class Worker:
             if now_s - self._last_heartbeat_s > self._settings.lease_s and self._runs:
                 logger.error("cut off for longer than the lease: %d job(s) are somebody else's now", len(self._runs))
                 for run in list(self._runs.values()):
-                    self._drop(run)
+                    self._lose(run)
             return
         self._last_heartbeat_s = now_s
         self._is_known = True
         self.gauges.last_heartbeat.set_to_current_time()
-        for kind, num_bytes in next(iter(self._loaded.engines.values())).memory_bytes().items():
-            self.gauges.device_memory.labels(kind).set(num_bytes)
+        self._facts.show_device(self.gauges)
         for reply in replies:
             for job_id, level in reply.watched.items():
                 if watched := self._runs.get(job_id):
@@ -341,7 +360,8 @@ class Worker:
     async def _beat(self, model: str, *, is_renewed: bool) -> HeartbeatReply:
         """One model's heartbeat, with the progress of its jobs."""
         runs = [run for run in self._runs.values() if run.job.model == model]
-        return await self._queues[model].heartbeat(self._info(model), [run.progress(is_renewed) for run in runs])
+        info = self._facts.info(model, can_store=self._delivery.can_store)
+        return await self._queues[model].heartbeat(info, [run.progress(is_renewed) for run in runs])
 
     async def _stop_drawing(self, job_id: str, ending: JobResult | None) -> None:
         """What the queue said about a job of ours: end it so, or (None) forget it without a word."""
@@ -349,29 +369,10 @@ class Worker:
         if run is None:
             return
         if ending is None:
-            logger.warning("job %s is not ours any more", job_id)
-            self._drop(run)
+            logger.warning("job %s is not ours any more", job_id, extra=about(run.job))
+            self._lose(run)
         else:
             await self._finish(run, ending)
-
-    def _info(self, model: str) -> WorkerInfo:
-        summary = self._batch.summary(model)
-        parts = [part for part in self._loaded.memory if model in part.models]
-        return WorkerInfo(
-            id=self._id,
-            model=model,
-            version=self._versions[model],
-            device=str(self._loaded.engines[model].device),
-            started_at=self._started_at,
-            rate_cost_per_s=summary.rate_shared_cost_per_s,
-            costs=summary.to_dict(),
-            models=list(self._queues),
-            memory={part.part: part.num_bytes for part in parts},
-            shared_with={
-                part.part: [other for other in part.models if other != model] for part in parts if len(part.models) > 1
-            },
-            can_store=self._delivery.can_store,
-        )
 
     async def _reaping(self) -> None:
         while not self._has_ended:

@@ -56,7 +56,7 @@ def test_nothing_refers_to_folders_that_only_one_machine_has():
 def test_every_package_that_is_imported_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["train"], *extras["s3"], *extras["c2pa"]]
+    wanted = [*project["dependencies"], *(part for name in ("train", "s3", "c2pa", "tracing") for part in extras[name])]
     declared = {_normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in wanted}
     declared.add("torch")  # brought by whoever installs: docs/decisions/torch-is-not-a-dependency.md
     declared |= {"starlette", "pydantic-core"}  # the other halves of fastapi and pydantic, released with them

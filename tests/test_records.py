@@ -71,6 +71,14 @@ def test_a_newer_reader_gives_its_defaults_to_what_an_older_writer_did_not_know(
     assert decoded.params == job.params
 
 
+def test_a_jobs_trace_travels_with_it_and_older_versions_know_of_none():
+    traced = make_job(id="j1", traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    assert decode_job(encode_job(traced)).traceparent == traced.traceparent
+    older = changed(encode_job(traced), lambda values: values.pop("traceparent"))
+    assert decode_job(older).traceparent == ""
+    assert decode_job(older) == traced, "a trace makes a job no other"
+
+
 def test_no_writer_can_say_what_belongs_to_the_queue():
     assert decode_job(changed(encode_job(make_job()), lambda values: values.update(attempt=7)), attempt=1).attempt == 1
 

@@ -13,7 +13,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,12 +106,14 @@ def serve(
     # A terminal is for people: only trouble is shown there unless they ask for more.
     log_level = log_level or os.environ.get("EMMDIT_LOG_LEVEL", "warning")
     settings = _settings(models=model, host=host, port=port, device=device, data_dir=data_dir, log_level=log_level)
+    _start_logging(settings, process="serve")
     from service.supervisor import Supervisor
 
     names = [bundle.card.name for bundle in resolve_bundles(settings.models, settings.models_dir)]
     supervisor = Supervisor(settings, names, typer.echo)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stop())
+    _heed_level_signals(settings, supervisor.signal_children)
     supervisor.run()
 
 
@@ -122,6 +126,7 @@ def gateway(
 ) -> None:
     """The HTTP side alone. Needs EMMDIT_REDIS_URL; any number may run around one Redis or Valkey."""
     settings = _settings(models=model, host=host, port=port, log_level=log_level)
+    _start_logging(settings, process="gateway")
     from service.gateway.server import run_gateway
 
     run_gateway(settings)
@@ -135,10 +140,12 @@ def worker(
 ) -> None:
     """One worker on one device, for one model or several. Needs EMMDIT_REDIS_URL."""
     settings = _settings(models=model, device=device, log_level=log_level)
+    worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    _start_logging(settings, process="worker", worker=worker_id)
     url = settings.queue_url()
     if url is None:
         raise ConfigurationError("redis_url is not set; a worker on its own needs one (EMMDIT_REDIS_URL)")
-    asyncio.run(_work(settings, url, _load(settings)))
+    asyncio.run(_work(settings, url, _load(settings), worker_id))
 
 
 def _load(settings: Settings) -> LoadedEngines:
@@ -167,18 +174,19 @@ def _load(settings: Settings) -> LoadedEngines:
     return loaded
 
 
-async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
+async def _work(settings: Settings, url: str, loaded: LoadedEngines, worker_id: str) -> None:
     from service.blob_stores import open_blobs
     from service.metrics import Metrics
     from service.queues import Queues
+    from service.tracing import tracing_of
     from service.warming import warm_compiled_networks
     from service.worker import Worker
 
     metrics = Metrics()
     queues = Queues.connect(url, models=loaded.engines, limits=settings.queue_limits())
-    worker_id = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    tracing = tracing_of(settings, metrics, process="worker", instance=worker_id)
     blobs = open_blobs(settings)
-    running = Worker(worker_id, settings, queues, blobs, loaded, metrics)
+    running = Worker(worker_id, settings, queues, blobs, loaded, metrics, tracing=tracing)
     probes = None
     if settings.worker_metrics_port:
         from service.probes import ProbeServer
@@ -198,18 +206,34 @@ async def _work(settings: Settings, url: str, loaded: LoadedEngines) -> None:
             probes.close()
         await queues.close()
         await asyncio.to_thread(blobs.close)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 def _settings(**flags: object) -> Settings:
+    """Flags that were given go before the environment. Imported late: `emmdit --help` needs none of it."""
     from service.settings import load_settings
 
-    settings = load_settings(**{name: value for name, value in flags.items() if value != []})
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    for library in ("httpx", "botocore"):  # at debug the latter writes down what it signs
-        logging.getLogger(library).setLevel(logging.WARNING)
-    return settings
+    return load_settings(**{name: value for name, value in flags.items() if value != []})
+
+
+def _start_logging(settings: Settings, **process: str) -> None:
+    from service.logs import start_logging
+
+    start_logging(settings.log_level, settings.log_format, process)
+    _heed_level_signals(settings)
+
+
+def _heed_level_signals(settings: Settings, pass_on: Callable[[int], None] = lambda _: None) -> None:
+    """SIGUSR1: debug. SIGUSR2: the level of the settings."""
+    from service.logs import switch_level
+
+    def switch(number: int, _: FrameType | None) -> None:
+        switch_level("debug" if number == signal.SIGUSR1 else settings.log_level)
+        pass_on(number)
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, switch)
 
 
 def main() -> None:

@@ -23,10 +23,12 @@ from service.gateway.charging import charge, give_back, refund
 from service.gateway.context import Gateway
 from service.gateway.idempotency import REPLAYED, key_of, refuse_under_way, with_seed_of
 from service.gateway.refusals import RequestRefused, shorten
+from service.gateway.request_trace import trace_of
 from service.gateway.responses import error_response
 from service.gateway.streaming import disconnect
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobState, JobStatus
+from service.logs import about, note_job
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ async def enter(
     answer is the job's end and nothing before it. Raises what is wrong with the key, NoWorker, DeadlineExceeded, what
     exceeds the tenant's quotas, QueueFull or ServerOverloaded.
     """
+    job = replace(job, traceparent=trace_of(request.scope).traceparent)
     key = key_of(request, job.owner, asked)
     has_seed = getattr(asked, "seed", None) is not None
     if key is not None:
@@ -229,6 +232,7 @@ def _accepted_status(job: Job, position: int) -> JobStatus:
 
 def log_entered(request: Request, entry: Entry) -> None:
     """Ties the request's id to the job's and its tenant. Of the prompt only its length and a hash: it is private."""
+    note_job(entry.status.job.id)
     if not logger.isEnabledFor(logging.INFO):
         return  # the hash below is not free
     job, params = entry.status.job, entry.status.job.params
@@ -252,4 +256,5 @@ async def _cancel(gateway: Gateway, job: Job) -> None:
     try:
         await gateway.model_of(job).queue.cancel(job.id, job.owner)
     except EmmditError as error:
-        logger.warning("job %s could not be cancelled: %s; it ends at its deadline", job.id, error.code)
+        text = "job %s could not be cancelled: %s; it ends at its deadline"
+        logger.warning(text, job.id, error.code, extra=about(job))

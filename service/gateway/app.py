@@ -47,6 +47,7 @@ from service.gateway.workers import LOOK_PERIOD_S, WorkerWatch
 from service.metrics import Metrics
 from service.queues import Queues
 from service.settings import Settings
+from service.tracing import Tracing
 
 ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
@@ -64,9 +65,15 @@ REAP_PERIOD_S = 1.0
 
 
 def create_app(
-    settings: Settings, queues: Queues, blobs: BlobStore, metrics: Metrics, cards: Sequence[ModelCard]
+    settings: Settings,
+    queues: Queues,
+    blobs: BlobStore,
+    metrics: Metrics,
+    cards: Sequence[ModelCard],
+    *,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The application that serves the models of `cards`, the first by default. The caller closes the queues.
+    """The application that serves the models of `cards`, the first by default. The caller closes queues and tracing.
 
     Raises ConfigurationError where filter or signer cannot be had.
     """
@@ -115,7 +122,7 @@ def create_app(
     )
     app.state.gateway = gateway
     app.state.reference = Reference(Document(gateway.validator))
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(Envelope, metrics=metrics, tracing=tracing)
     for router in ROUTERS:
         app.include_router(router)
     return app

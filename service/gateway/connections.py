@@ -229,7 +229,8 @@ class Connection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         request_id = secrets.token_hex(16)
-        logger.info("request_id=%s refused before any route: %s", request_id, refusal.code)
+        extra = {"request_id": request_id}
+        logger.info("request_id=%s refused before any route: %s", request_id, refusal.code, extra=extra)
         response = error_response(refusal, request_id)
         headers = [*response.raw_headers, *SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
         for event in (

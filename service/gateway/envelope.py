@@ -1,4 +1,4 @@
-"""What every request goes through, whatever its route: an id, headers, one log line, one count, one catch.
+"""What every request goes through, whatever its route: ids, headers, one log line, one count, one catch.
 
 Surprising: a refused request may still have megabytes of body on their way. Closing on it at once would reset the
 connection before the client has read why, so a bounded rest is read and thrown away first.
@@ -18,8 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api_keys import without_keys
 from service.gateway.heads import refusal_of
+from service.gateway.request_trace import RequestTrace
 from service.gateway.responses import error_response, internal_error_response
-from service.metrics import Metrics
+from service.logs import current_ids, log_ids
+from service.metrics import Metrics, method_label
+from service.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("service.gateway.access")
@@ -39,47 +42,55 @@ SECURITY_HEADERS = (
 class Envelope:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; anything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
-        scope.setdefault("state", {})["request_id"] = exchange.request_id
-        refusal = refusal_of(scope)
-        app = self._app if refusal is None else error_response(refusal, exchange.request_id)
-        try:
-            await app(scope, exchange.receive, exchange.send)
-        except Exception:  # the edge of this process
-            logger.exception("request_id=%s failed", exchange.request_id)
-            if exchange.code == 0:
-                await internal_error_response()(scope, exchange.receive, exchange.send)
-        finally:
-            self._count(scope, exchange)
+        exchange = _Exchange(scope, receive, send, self._tracing)
+        context = exchange.trace.context
+        scope.setdefault("state", {}).update(request_id=exchange.request_id, trace=context)
+        with log_ids(request_id=exchange.request_id, trace_id=context.trace_id):
+            refusal = refusal_of(scope)
+            app = self._app if refusal is None else error_response(refusal, exchange.request_id)
+            try:
+                await app(scope, exchange.receive, exchange.send)
+            except Exception:  # the edge of this process
+                logger.exception("request_id=%s failed", exchange.request_id)
+                if exchange.code == 0:
+                    await internal_error_response()(scope, exchange.receive, exchange.send)
+            finally:
+                self._count(scope, exchange)
 
     def _count(self, scope: Scope, exchange: _Exchange) -> None:
         duration_s = time.monotonic() - exchange.began_at
+        method, code = scope["method"], exchange.code or 499
         route = getattr(scope.get("route"), "path", UNMATCHED)
-        self._metrics.count_http(scope["method"], route, exchange.code or 499, duration_s)
+        trace = exchange.trace.context
+        self._metrics.count_http(method, route, code, duration_s, trace.trace_id if trace.is_sampled else None)
+        exchange.trace.end(method_label(method), route, code, current_ids())
         access_logger.info(
             "method=%s route=%s code=%d duration_s=%.4f request_id=%s",
-            scope["method"],
+            method,
             route,
-            exchange.code or 499,
+            code,
             duration_s,
             exchange.request_id,
+            extra={"method": method, "route": route, "code": code, "duration_s": round(duration_s, 4)},
         )
 
 
 class _Exchange:
     """One request and its response. `code` is 0 until the response has begun."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, tracing: Tracing | None) -> None:
         headers = Headers(scope=scope)
+        self.trace = RequestTrace(tracing, scope, headers)
         given_id = headers.get("x-request-id", "")
         is_usable = _REQUEST_ID.fullmatch(given_id) and without_keys(given_id) == given_id  # it is logged
         self.request_id = given_id if is_usable else secrets.token_hex(16)
@@ -105,6 +116,7 @@ class _Exchange:
             present = {name for name, _ in headers}  # lower case, as ASGI has them
             headers.extend(header for header in SECURITY_HEADERS if header[0] not in present)
             headers.append((b"x-request-id", self.request_id.encode()))
+            headers.append((b"traceresponse", self.trace.context.traceparent.encode()))
             if self._has_unread_body:
                 MutableHeaders(raw=headers)["Connection"] = "close"
         elif message["type"] == "http.response.body" and self._is_last_but_body_comes(message):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import resource
 import signal
 import socket
@@ -33,6 +34,7 @@ from service.gateway.heads import MAX_HEAD_BYTES
 from service.metrics import Metrics
 from service.queues import Queues
 from service.settings import Settings
+from service.tracing import tracing_of
 
 NUM_THREADS = 32  # they wait for the store of pictures more than they work
 LAST_ANSWERS_S = 5  # what handlers get to send their answer once the waiting is over
@@ -149,8 +151,14 @@ async def _serve(settings: Settings, url: str, cards: Sequence[ModelCard], liste
     try:
         with suppress(ServerOverloaded):  # it may come later; a wrong password (ConfigurationError) never gets right
             await queues.ping()
-        app = create_app(settings, queues, blobs, Metrics(), cards)
-        await GatewayServer(app, settings).serve(sockets=[listener])
+        metrics = Metrics()
+        tracing = tracing_of(settings, metrics, process="gateway", instance=f"{socket.gethostname()}-{os.getpid()}")
+        try:
+            app = create_app(settings, queues, blobs, metrics, cards, tracing=tracing)
+            await GatewayServer(app, settings).serve(sockets=[listener])
+        finally:
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
     finally:
         await queues.close()
         await asyncio.to_thread(blobs.close)

@@ -194,7 +194,7 @@ def wait_until(condition, timeout_s=10.0):
 
 
 @contextmanager
-def running_gateway(url, folder, *names, has_worker=True, cards=None, store=None, **options):
+def running_gateway(url, folder, *names, has_worker=True, cards=None, store=None, tracing=None, **options):
     """Everything in one thread of this process; ends with nothing left running. The worker is the first model's.
 
     `cards` turns names into cards of a test's own; `store` is where pictures go, a folder where none is given.
@@ -209,7 +209,8 @@ def running_gateway(url, folder, *names, has_worker=True, cards=None, store=None
         queue = queues[names[0]]
         blobs = store or DirectoryBlobs(folder / "images")
         metrics = Metrics()
-        app = create_app(settings, queues, blobs, metrics, [(cards or card_named)(name) for name in names])
+        cards_of_names = [(cards or card_named)(name) for name in names]
+        app = create_app(settings, queues, blobs, metrics, cards_of_names, tracing=tracing)
         server = GatewayServer(app, settings)
         worker = PaintingWorker(queue, blobs, names[0])
         with bind(settings.host, settings.port) as listener:

@@ -46,6 +46,7 @@ LABELS = {
     "emmdit_cancellations": {"phase"},
     "emmdit_store_refusals": set(),
     "emmdit_cache_events": {"cache", "result"},
+    "emmdit_trace_spans_lost": set(),
     "emmdit_worker_up": set(),
     "emmdit_worker_last_heartbeat_timestamp_seconds": set(),
     "emmdit_device_memory_bytes": {"kind"},
@@ -135,7 +136,7 @@ def test_outcomes_that_alerts_watch_are_there_before_the_first_of_them():
 
 @pytest.mark.parametrize("trace_id", ["4bf92f3577b34da6a3ce929d0e0e4736", None])
 def test_openmetrics_keeps_a_trace_for_a_slow_request_where_there_is_one(trace_id):
-    metrics = filled(trace_id=lambda: trace_id)
+    metrics = filled(trace_id)
     page, content_type = render_page(metrics.registry, accept="application/openmetrics-text;version=1.0.0,*/*;q=0.1")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     found = {family.name: family for family in openmetrics_families(page.decode())}

@@ -35,9 +35,9 @@ class Registered:
         return {f"{self.name}_{end}" for end in ("bucket", "sum", "count")} if self.kind == "histogram" else {self.name}
 
 
-def filled(**options):
+def filled(trace_id=None):
     """Metrics of a gateway and a worker, with every family touched once."""
-    metrics = Metrics(CollectorRegistry(), **options)
+    metrics = Metrics(CollectorRegistry())
     metrics.observe_step("512x512", 3, 5, 8, 0.02)
     metrics.batch_size.labels("decode").observe(2)
     metrics.stage_duration.labels("png").observe(0.01)
@@ -47,7 +47,7 @@ def filled(**options):
     metrics.redeliveries.inc()
     metrics.cancellations.labels("queued").inc()
     metrics.queue_wait.labels("normal").observe(0.1)
-    metrics.count_http("GET", "/livez", 200, 0.001)
+    metrics.count_http("GET", "/livez", 200, 0.001, trace_id)
     metrics.count_rejection("demo", "invalid_value")
     metrics.http_connections_cut.labels("slow_head").inc()
     gauges = WorkerGauges(metrics.registry)

@@ -155,7 +155,7 @@ OPERATIONS: Sequence[Operation] = (
                 job_id="$response.body#/id",
             ),
         },
-        ("Accept", "Prefer", "IdempotencyKey", "RequestId"),
+        ("Accept", "Prefer", "IdempotencyKey", "RequestId", "Traceparent"),
         "GenerateRequest",
         (*_BODY, "406 not_acceptable", *_ENTRY, *_ENDS),
     ),
@@ -180,7 +180,7 @@ OPERATIONS: Sequence[Operation] = (
                 ("getJob",),
             )
         },
-        ("IdempotencyKey", "RequestId"),
+        ("IdempotencyKey", "RequestId", "Traceparent"),
         "ImagesRequest",
         (*_BODY, *_ENTRY, *_ENDS),
     ),
@@ -193,7 +193,7 @@ OPERATIONS: Sequence[Operation] = (
         "Those of all models, newest first, page by page, as long as they can be read; of each model the newest "
         "thousand. Unknown and repeated parameters are refused.",
         {200: Answer("One page.", "JobList", links=("getJob",), job_id="$response.body#/data/0/id")},
-        ("Limit", "After", "State", "RequestId"),
+        ("Limit", "After", "State", "RequestId", "Traceparent"),
         errors=(*_QUERY, "503 server_is_overloaded"),
     ),
     Operation(
@@ -205,7 +205,7 @@ OPERATIONS: Sequence[Operation] = (
         "State, place in the queue, step k of N, estimated seconds left, and where the pictures are. Jobs can be read "
         "for `EMMDIT_RESULT_TTL_S` (an hour) after their end. Somebody else's job is 404.",
         {200: Answer("The job as it is now.", "JobBody", headers=("X-Job-ID", "Retry-After"))},
-        ("JobId", "RequestId"),
+        ("JobId", "RequestId", "Traceparent"),
         errors=_LOOK,
     ),
     Operation(
@@ -220,7 +220,7 @@ OPERATIONS: Sequence[Operation] = (
             200: Answer("The job has ended.", "JobBody", headers=("X-Job-ID",)),
             202: Answer("The job stops at its next step.", "JobBody", headers=("X-Job-ID", "Retry-After")),
         },
-        ("JobId", "RequestId"),
+        ("JobId", "RequestId", "Traceparent"),
         errors=_LOOK,
     ),
     Operation(
@@ -238,7 +238,7 @@ OPERATIONS: Sequence[Operation] = (
             200: Answer("Events, until the job has ended.", events=EVENTS, headers=("X-Job-ID", PROVENANCE_HEADER)),
             204: Answer("`Last-Event-ID` is the job's last event: there is nothing more."),
         },
-        ("JobId", "WithPictures", "WithPreviews", "LastEventId", "RequestId"),
+        ("JobId", "WithPictures", "WithPreviews", "LastEventId", "RequestId", "Traceparent"),
         errors=(*_QUERY, *_LOOK),
     ),
     Operation(
@@ -256,7 +256,7 @@ OPERATIONS: Sequence[Operation] = (
                 headers=(PROVENANCE_HEADER,),
             )
         },
-        ("JobId", "LiveIndex", "RequestId"),
+        ("JobId", "LiveIndex", "RequestId", "Traceparent"),
         errors=(*_QUERY, *_LOOK),
     ),
     Operation(
@@ -268,7 +268,7 @@ OPERATIONS: Sequence[Operation] = (
         "In the job's `output_format`, or as the query says. A signed link, which `response_format: url` gives, works "
         "for everybody who has it, until it expires; changing anything in it is 403.",
         {200: Answer("The picture.", others=PICTURES, headers=(*RECIPE_HEADERS, PROVENANCE_HEADER))},
-        ("JobId", "PictureIndex", "Format", "Compression", "Expires", "Signature", "RequestId"),
+        ("JobId", "PictureIndex", "Format", "Compression", "Expires", "Signature", "RequestId", "Traceparent"),
         errors=(*_QUERY, *_LOOK, "403 link_invalid", "403 link_expired", "409 job_not_ready", *_ENDS),
     ),
     Operation(
@@ -279,7 +279,7 @@ OPERATIONS: Sequence[Operation] = (
         "List the models",
         "The default one first: sizes, defaults, limits, the words that a demo model knows, and the workers that draw.",
         {200: Answer("All that are served here.", "ModelList")},
-        ("RequestId",),
+        ("RequestId", "Traceparent"),
         errors=("503 server_is_overloaded",),
     ),
     Operation(
@@ -290,7 +290,7 @@ OPERATIONS: Sequence[Operation] = (
         "Look at a model",
         "As the list has it.",
         {200: Answer("The model.", "ModelBody")},
-        ("ModelName", "RequestId"),
+        ("ModelName", "RequestId", "Traceparent"),
         errors=("404 model_not_found", "503 server_is_overloaded"),
     ),
     Operation(
@@ -301,7 +301,7 @@ OPERATIONS: Sequence[Operation] = (
         "Does the process answer?",
         "It never asks the queue: restarting a gateway cures no sick Redis.",
         {200: Answer("It does.", "Status")},
-        ("RequestId",),
+        ("RequestId", "Traceparent"),
     ),
     Operation(
         "get",
@@ -311,7 +311,7 @@ OPERATIONS: Sequence[Operation] = (
         "Has it started?",
         "200 once the queue has been reached for the first time.",
         {200: Answer("It has.", "Status")},
-        ("RequestId",),
+        ("RequestId", "Traceparent"),
         errors=("503 server_is_overloaded",),
     ),
     Operation(
@@ -323,7 +323,7 @@ OPERATIONS: Sequence[Operation] = (
         "200 while the queue answers and a worker with a live heartbeat serves any of the models. 503 while there is "
         "none at all, or the gateway is stopping.",
         {200: Answer("It can.", "Readiness")},
-        ("RequestId",),
+        ("RequestId", "Traceparent"),
         errors=("503 server_is_overloaded", "503 no_worker"),
     ),
     Operation(
@@ -334,6 +334,6 @@ OPERATIONS: Sequence[Operation] = (
         "Measurements",
         "Prometheus' text, or OpenMetrics where `Accept` names it. While the queue is away its gauges are missing.",
         {200: Answer("All metrics of this gateway.", others=(PROMETHEUS, OPENMETRICS))},
-        ("RequestId",),
+        ("RequestId", "Traceparent"),
     ),
 )

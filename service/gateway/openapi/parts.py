@@ -41,6 +41,8 @@ def _header(name: str, description: str, schema: Json, example: object = None) -
     return _parameter("header", name, description, schema, example)
 
 
+_TEXT = {"type": "string"}
+_TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 _JOB_ID = {"type": "string", "pattern": f"^{JOB_ID_PATTERN}$"}
 _FLAG = {"type": "boolean", "default": True}
 _PICTURE_NUMBER = {"type": "string", "pattern": f"^{INDEX_PATTERN}$"}
@@ -55,6 +57,13 @@ PARAMETERS: Mapping[str, Json] = {
         "`A-Za-z0-9._~:-`; otherwise the service makes one up.",
         {"type": "string"},
         "order-4711.try-1",
+    ),
+    "Traceparent": _header(
+        "traceparent",
+        "The trace that this request belongs to (W3C Trace Context). It goes on under the same id; one that is not "
+        "valid counts as not sent.",
+        _TEXT,
+        _TRACE,
     ),
     "Accept": _header(
         "Accept",
@@ -117,11 +126,11 @@ def _sent(description: str, schema: Json, example: object, *, required: bool = F
     return {"description": description, "required": required, "schema": schema, "example": example}
 
 
-_TEXT = {"type": "string"}
 _SECONDS = {"type": "number", "minimum": 0}
 _NATURAL = {"type": "integer", "minimum": 0}
 HEADERS: Mapping[str, Json] = {
     "X-Request-ID": _sent("The request's id, which the log has too.", _TEXT, "order-4711.try-1", required=True),
+    "traceresponse": _sent("The request's trace and its span, as in W3C `traceparent`.", _TEXT, _TRACE, required=True),
     "X-Job-ID": _sent("The job, for `/v1/jobs/{job_id}`.", _JOB_ID, EXAMPLE_ID),
     "X-Seed": _sent("The seed; with several pictures the first one's.", _NATURAL, 7),
     "X-Num-Inference-Steps": _sent("Steps that were taken.", _NATURAL, 20),
@@ -175,4 +184,4 @@ def parameter(name: str) -> Json:
 
 def headers(*names: str) -> Json:
     """References to these and to what every answer has."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*names, "X-Request-ID")}
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in (*names, "X-Request-ID", "traceresponse")}
