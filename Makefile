@@ -16,7 +16,7 @@ BASE_PYTHON := $(or $(wildcard $(BIN)/python),$(PYTHON))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint type audit sbom fuzz manifests bench bench-full bench-gpu train constraints clean
+.PHONY: help run test lint type audit sbom fuzz manifests chaos bench bench-full bench-gpu train constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -48,6 +48,10 @@ lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, chart, manifes
 
 type: $(HAS_DEV) ## mypy, strict
 	@$(BIN)/mypy
+
+# ARGS replaces all of it: make chaos ARGS="--seed 7 --jobs 200 --faults 20"; docs/chaos.md tells what it does.
+chaos: $(HAS_DEV) ## half an hour: 10,000 jobs and every fault of the table against the running service, by seed
+	@$(BIN)/python -m tests.chaos $(or $(ARGS),--seed 11 12 13 14 15 --jobs 2000 --faults 42 --draw-anew 500 --scenarios --out benchmarks/results/chaos.json --table docs/chaos-results.md)
 
 audit: $(HAS_DEV) sbom ## known vulnerabilities of what is pinned, bandit over the code, what is installed as an SBOM
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service model

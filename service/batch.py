@@ -12,15 +12,20 @@ from model.engine import Sample
 from service.cost_model import CostModel
 from service.estimates import CostSummary
 from service.job_run import JobRow, JobRun
+from service.row_limit import RowLimit
 from service.scheduler import Candidate, Group, SchedulerState, choose
 
 
 class Batch:
-    """At most `max_images` pictures; a forward takes `max_rows` rows of them, a picture with guidance being two."""
+    """At most `max_images` pictures; a forward takes `max_rows` rows of them, a picture with guidance being two.
+
+    `row_limit` is how many rows it takes at present.
+    """
 
     def __init__(self, max_rows: int, max_images: int) -> None:
         self.costs = CostModel()
         self.max_rows = max_rows
+        self.row_limit = RowLimit(max_rows)
         self.max_images = max_images
         self._rows: list[JobRow] = []
         self._num_forwards = 0
@@ -56,7 +61,7 @@ class Batch:
             self._schedule,
             now_s=now_s,
             forward=self._num_forwards,
-            max_rows=self.max_rows,
+            max_rows=self.row_limit.value,
             step_s=self.costs.step_s,
         )
         self._schedule = choice.state
@@ -64,7 +69,9 @@ class Batch:
 
     def note_step(self, chosen: Sequence[JobRow], duration_s: float) -> None:
         """These have taken their step, in a forward that took so long."""
-        self.costs.observe_step(chosen[0].group, sum(row.sample.params.num_rows for row in chosen), duration_s)
+        num_rows = sum(row.sample.params.num_rows for row in chosen)
+        self.costs.observe_step(chosen[0].group, num_rows, duration_s)
+        self.row_limit.note_success(num_rows)
         for row in chosen:
             row.last_step_at = self._num_forwards
             row.run.num_steps_done += 1
@@ -82,7 +89,7 @@ class Batch:
         """What a heartbeat tells the gateways about this model, as busy as the worker is now."""
         num_models = len({model, *(row.model for row in self._rows)})
         num_rows = sum(row.sample.params.num_rows for row in self._rows if row.model == model)
-        return self.costs.summary(model, self.max_rows, num_rows, share=1 / num_models)
+        return self.costs.summary(model, self.row_limit.value, num_rows, share=1 / num_models)
 
     def _candidate(self, place: int, row: JobRow) -> Candidate:
         job, params = row.run.job, row.sample.params

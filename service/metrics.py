@@ -103,6 +103,9 @@ class Metrics:
         self.batch_occupancy = histogram(
             "batch_occupancy_ratio", "Rows under way over the worker's rows, per step.", OCCUPANCY_BUCKETS
         )
+        self.out_of_memory = counter(
+            "out_of_memory_total", "Batches that the device had no memory for and that were halved.", "stage"
+        )
         self.stage_duration = histogram(
             "stage_duration_seconds",
             "Time per batch and stage: text_encode, denoise, preview, decode, png, store.",

@@ -36,6 +36,7 @@ LABELS = {
     "emmdit_data_disk_bytes": {"kind"},
     "emmdit_batch_size": {"stage", "le"},
     "emmdit_batch_occupancy_ratio": {"le"},
+    "emmdit_out_of_memory": {"stage"},
     "emmdit_stage_duration_seconds": {"stage", "le"},
     "emmdit_denoise_step_duration_seconds": {"resolution", "batch", "le"},
     "emmdit_denoise_steps": set(),

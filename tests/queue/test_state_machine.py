@@ -4,14 +4,25 @@ Time is moved by hand: a lease or a deadline "passes" by being set into the past
 """
 
 import asyncio
+import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as LostConnection
 
-from service.errors import IdempotencyKeyReused, JobNotFound, QueueFull
+from service.errors import IdempotencyKeyReused, JobNotFound, QueueFull, ServerOverloaded
 from service.jobs import Cancelled, Failed, JobState, Priority
 from service.queue import JobQueue
 from service.queue_types import IdempotencyKey, JobProgress, QueueLimits
@@ -19,7 +30,9 @@ from tests.support.server import (
     DONE,
     MODEL,
     PREFIX,
+    add_service_user,
     count_events,
+    eventually,
     let_deadline_pass,
     let_lease_end,
     make_job,
@@ -36,7 +49,7 @@ PICK = st.integers(min_value=0, max_value=10)
 
 class QueueMachine(RuleBasedStateMachine):
     url = ""
-    raw_url = ""
+    server = None
     attempts = Bundle("attempts")
 
     def __init__(self):
@@ -45,19 +58,22 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = JobQueue.connect(
             self.url, model=MODEL, limits=QueueLimits(capacity=4, max_attempts=MAX_ATTEMPTS, retry_delay_s=3600)
         )
-        self.raw = Redis.from_url(self.raw_url, decode_responses=True)
+        self.raw = Redis.from_url(self.server.url, decode_responses=True)
         self.accepted = {}
         self.ended = {}
         self.keyed = {}
+        self.orders = {}
         self.num_ends = {}  # of jobs that were accepted again: how often they had ended before
         self.dropped = set()
+        self.num_kills_left = 0
 
     def run(self, call):
         return self.runner.run(call)
 
-    @initialize()
-    def empty_the_server(self):
+    @initialize(luck=st.integers(0, 3))
+    def empty_the_server(self, luck):
         self.run(self.raw.flushall())
+        self.num_kills_left = int(luck == 3)  # a restart takes as long as everything else
 
     def pick(self, pick):
         return list(self.accepted)[pick % len(self.accepted)] if self.accepted else "0" * 32
@@ -175,7 +191,7 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert has_failed
             # Accepted anew: it is to end once more, and to say so once more.
-            del self.ended[job_id]
+            del self.ended[job_id], self.orders[job_id]
             self.num_ends[job_id] = self.num_ends.get(job_id, 0) + 1
 
     @rule(pick=PICK)
@@ -213,6 +229,44 @@ class QueueMachine(RuleBasedStateMachine):
     def forget_the_scripts(self):
         self.run(self.raw.script_flush())
 
+    @rule(seconds=st.sampled_from([-3600, 3600]))
+    def set_the_clock(self, seconds):
+        """The server's clock is set forward or back by an hour since this process last asked for it."""
+        self.queue._server._time_s += seconds
+        job = make_job()
+        try:
+            submitted = self.run(self.queue.submit(job))
+        except (QueueFull, ServerOverloaded):
+            with pytest.raises(JobNotFound):
+                self.run(self.queue.status(job.id, job.owner))
+        else:
+            assert submitted.is_new
+            self.accepted[job.id] = job
+        self.queue._server._asked_at_s = float("-inf")
+
+    @precondition(lambda self: self.num_kills_left)
+    @rule()
+    def kill_the_server(self):
+        self.num_kills_left -= 1
+        self.run(self.raw.connection_pool.disconnect())
+        os.kill(self.server.pid, signal.SIGKILL)
+        self.run(eventually(self.is_back, timeout_s=30))
+        add_service_user(self.server.url)  # users are no part of its data
+        self.run(eventually(self.is_served, timeout_s=30))
+
+    async def is_back(self):
+        try:
+            return await self.raw.ping()
+        except LostConnection:
+            return False
+
+    async def is_served(self):
+        try:
+            await self.queue.ping()
+        except ServerOverloaded:
+            return False
+        return True
+
     @invariant()
     def every_job_is_in_one_place_and_ends_once(self):
         self.run(self.check())
@@ -223,15 +277,16 @@ class QueueMachine(RuleBasedStateMachine):
                 pipe.zrange(PREFIX + name, 0, -1)
             pipe.hgetall(PREFIX + "totals")
             pipe.zcard(PREFIX + "tenant_jobs")
+            pipe.zrange(PREFIX + "finish_tags", 0, -1, withscores=True)
             for owner in ("ada", "bob"):
                 pipe.zrange(PREFIX + "owner_jobs:" + owner, 0, -1)
             pipe.zrange(PREFIX + "dead", 0, -1)
             pipe.hkeys(PREFIX + "dead_letters")
             for job_id in self.accepted:
                 pipe.hgetall(PREFIX + "job:" + job_id)
-            *sets, totals, num_tenant_jobs, ada, bob, dead, letters = (replies := await pipe.execute())[:12]
+            *sets, totals, num_tenant_jobs, tags, ada, bob, dead, letters = (replies := await pipe.execute())[:13]
         queued, delayed, waiting, running, leases, deadlines, dead = map(set, [*sets, dead])
-        jobs = dict(zip(self.accepted, replies[12:], strict=True))
+        jobs = dict(zip(self.accepted, replies[13:], strict=True))
         events = await count_events(self.raw)
 
         in_state = {state: {i for i, job in jobs.items() if job["state"] == state} for state in JobState}
@@ -249,6 +304,13 @@ class QueueMachine(RuleBasedStateMachine):
                 outcome = (job["state"], job["result"])
                 assert self.ended.setdefault(job_id, outcome) == outcome  # I1: one end, for good
         assert int(totals.get("waiting_cost", 0)) == sum(int(jobs[job_id]["cost"]) for job_id in waiting)
+        for job_id, job in jobs.items():  # I2: charged with the acceptance, and never again
+            charge = (job["order"], job["cost"])
+            assert self.orders.setdefault(job_id, charge) == charge
+        for tenant, tag in tags:
+            priority, owner, _ = tenant.split("\0")
+            own = [job for job in jobs.values() if (job["priority"], job["owner"]) == (priority, owner)]
+            assert tag <= max(int(job["order"]) + int(job["cost"]) for job in own)
         for owner, listed in (("ada", ada), ("bob", bob)):
             assert sorted(listed) == sorted(job_id for job_id, job in jobs.items() if job["owner"] == owner)
         assert dead == set(letters) == in_state["failed"] - self.dropped
@@ -283,7 +345,7 @@ def test_whatever_is_called_in_whatever_order_every_job_is_in_one_place_and_ends
 ):
     class Machine(QueueMachine):
         url = redis_url
-        raw_url = embedded_server.url
+        server = embedded_server
 
     run_state_machine_as_test(
         Machine,

@@ -45,6 +45,7 @@ def filled(trace_id=None):
     metrics.image_bytes.observe(300_000)
     metrics.cache_events.labels("text", "hit").inc()
     metrics.redeliveries.inc()
+    metrics.out_of_memory.labels("denoise").inc()
     metrics.cancellations.labels("queued").inc()
     metrics.queue_wait.labels("normal").observe(0.1)
     metrics.count_http("GET", "/livez", 200, 0.001, trace_id)
