@@ -1,8 +1,8 @@
 """One run: a stack, load from a seed, faults from the same seed, and in the end the checks.
 
 Load and faults keep step with each other, so that the last fault comes with the last jobs. After every fault the
-service is asked for a picture, and the time is taken until that is there and whatever the struck worker had under way has
-moved on.
+service is asked for a picture, and the time is taken until that is there and whatever the struck worker had under way
+has moved on.
 """
 
 from __future__ import annotations
