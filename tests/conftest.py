@@ -1,4 +1,7 @@
+import logging
 import os
+import sys
+import threading
 from pathlib import Path
 
 # Tests run beside one another and beside whatever else the machine does: torch's threads would wait for each other.
@@ -6,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from service.logs import LIBRARY_LEVELS, OUR_LOGGERS, JsonFormatter, TextFormatter
 from tests.support.server import embedded_server, queue, raw, redis_url, service_url
 
 __all__ = ["embedded_server", "queue", "raw", "redis_url", "service_url"]
@@ -34,3 +38,19 @@ def chosen_server(request, tmp_path_factory):
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """Everything that a command's `start_logging` changes in the tests' own process, put back afterwards."""
+    root, loggers = logging.getLogger(), [logging.getLogger(name) for name in (*OUR_LOGGERS, *LIBRARY_LEVELS)]
+    level, levels, hooks = root.level, [logger.level for logger in loggers], (sys.excepthook, threading.excepthook)
+    yield
+    logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook = hooks
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, TextFormatter | JsonFormatter):
+            root.removeHandler(handler)
+    root.setLevel(level)
+    for logger, before in zip(loggers, levels, strict=True):
+        logger.setLevel(before)

@@ -3,36 +3,19 @@
 import io
 import json
 import logging
-import sys
 import threading
 import warnings
 
 import pytest
 
-from service.logs import LIBRARY_LEVELS, OUR_LOGGERS, about, log_ids, note_job, start_logging, switch_level
+from service.logs import about, log_ids, note_job, start_logging, switch_level
 from tests.support.server import make_job
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.fixture
-def logging_as_it_was():
-    """Everything that `start_logging` changes, put back afterwards."""
-    names = [*OUR_LOGGERS, *LIBRARY_LEVELS]
-    root, levels = logging.getLogger(), {name: logging.getLogger(name).level for name in names}
-    handlers, level, hooks = root.handlers[:], root.level, (sys.excepthook, threading.excepthook)
-    for handler in handlers:
-        root.removeHandler(handler)  # or `force` would close it
-    yield
-    logging.captureWarnings(False)
-    root.handlers[:], sys.excepthook, threading.excepthook = handlers, *hooks
-    root.setLevel(level)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
-
-
-@pytest.fixture
-def start(logging_as_it_was):
+def start():
     def start(form="json", level="info", **process):
         stream = io.StringIO()
         start_logging(level, form, process or {"process": "worker", "worker": "w1"}, stream)

@@ -37,6 +37,7 @@ def try_mutants(start_gateway, own_log, caplog, seed, num):
     statuses = Counter()
     with start_gateway(body_timeout_s=0.3, header_timeout_s=0.3, queue_capacity=1000) as gateway:
         gateway.server.config.timeout_keep_alive = 0.05
+        gateway.client.headers["Connection"] = "close"  # one that is kept may be closed as the next request is sent
         gateway.submit(n=1)
         job_id = gateway.submit()
         gateway.wait_for_state(job_id, "done")
