@@ -1,6 +1,6 @@
 """A program under cProfile from one signal to the next, so that its start-up is not in the figures.
 
-    python -m benchmarks.profiled OUT MODULE ARGUMENTS...     SIGUSR1 begins, SIGUSR2 ends and writes OUT
+    python -m benchmarks.profiled OUT MODULE ARGUMENTS...     BEGIN begins, END ends and writes OUT
 
 Counts processor time of the main thread, not the clock's: waiting is free, and a busy machine changes little.
 """
@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 
 
+BEGIN, END = signal.SIGRTMIN, signal.SIGRTMIN + 1  # the service has a use of its own for the others
+
+
 def main() -> None:
     """Arm the signals, become the module."""
     target = Path(sys.argv[1])
@@ -25,8 +28,8 @@ def main() -> None:
         profile.dump_stats(target.with_suffix(".part"))
         target.with_suffix(".part").rename(target)
 
-    signal.signal(signal.SIGUSR1, lambda *_: profile.enable())
-    signal.signal(signal.SIGUSR2, end)
+    signal.signal(BEGIN, lambda *_: profile.enable())
+    signal.signal(END, end)
     sys.argv = sys.argv[2:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -22,6 +22,7 @@ import httpx
 import psutil
 from pydantic import SecretStr
 
+from benchmarks import profiled
 from service import tether
 from service.embedded import EmbeddedServer
 from service.gateway.server import bind
@@ -77,14 +78,14 @@ class Stack:
     def begin_profile(self) -> None:
         """From here on the profile counts."""
         for process in self._running:
-            process.send_signal(signal.SIGUSR1)
+            process.send_signal(profiled.BEGIN)
 
     def end_profile(self) -> dict[str, Path]:
         """The finished profiles by process, once they are written."""
         assert self._profile_dir is not None
         paths = {name: self._profile_dir / f"{name}.prof" for name in ("gateway", "worker")}
         for process in self._running:
-            process.send_signal(signal.SIGUSR2)
+            process.send_signal(profiled.END)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
         while not all(path.exists() for path in paths.values()):
             if time.monotonic() > deadline_s:
