@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-
 BEGIN, END = signal.SIGRTMIN, signal.SIGRTMIN + 1  # the service has a use of its own for the others
 
 
