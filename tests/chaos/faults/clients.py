@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
 from tests.chaos.faults.fault import Fault, Outcome, Scene
+from tests.chaos.look import KEYS
 from tests.chaos.stack import LEASE_S
 
 NUM_TOGETHER = 5
@@ -48,10 +50,10 @@ async def miss_deadlines(scene: Scene) -> Outcome:
 async def corrupt_blob(scene: Scene) -> Outcome:
     """28: a stored picture that somebody has already got is damaged for a while."""
     seen = list(scene.record.of("picture"))[-50:]
-    files = [(line, path) for line in seen for path in _files(scene, line["job"], line["index"])]
-    if not files:
+    line = scene.rng.choice(seen) if seen else {}
+    path = await _stored(scene, line["job"], line["index"]) if line else None
+    if path is None:
         return Outcome(num_injected=0)
-    line, path = scene.rng.choice(files)
     whole = path.read_bytes()
     place = scene.rng.randrange(len(whole))
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
@@ -69,8 +71,11 @@ async def corrupt_blob(scene: Scene) -> Outcome:
     return outcome
 
 
-def _files(scene: Scene, job: str, index: int) -> list[Path]:
-    return list(scene.stack.images.glob(f"{job}-*-{index}.png"))
+async def _stored(scene: Scene, job: str, index: int) -> Path | None:
+    """The file of the attempt that counts, since others may have left theirs; None while the job is not done."""
+    result = json.loads(await scene.stack.server.direct.hget(KEYS.job(job), "result") or "{}")
+    images = result.get("images", ())
+    return scene.stack.images / str(images[index]["blob"]) if images else None
 
 
 FAULTS: dict[int, Fault] = {10: hang_up, 24: race_cancels, 25: miss_deadlines, 28: corrupt_blob}
