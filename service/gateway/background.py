@@ -11,7 +11,7 @@ from service.errors import ServerOverloaded
 
 logger = logging.getLogger(__name__)
 
-CANCEL_AGAIN_S = 0.1
+CANCEL_AGAIN_S = 3.0  # longer than what a task has to clean up may take: a call to the queue
 
 
 async def repeat(name: str, period_s: float, action: Callable[[], Awaitable[object]]) -> None:
@@ -38,9 +38,21 @@ def is_cancelled() -> bool:
 
 
 async def end(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and return once it has ended, however: again and again, since one time can be swallowed."""
+    """Cancel a task and return once it has ended, however: told again after a while, since one time can be swallowed.
+
+    Who is cancelled while waiting here waits all the same, and is cancelled then: what the task holds is still in use.
+    """
+    task.cancel()
+    has_to_end_too = False
     while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+        try:
+            ended, _ = await asyncio.wait((task,), timeout=CANCEL_AGAIN_S)
+        except asyncio.CancelledError:
+            has_to_end_too = True
+            continue
+        if not ended:
+            task.cancel()
     if not task.cancelled():
         task.exception()  # looked at: what nobody looks at is complained of in the log
+    if has_to_end_too:
+        raise asyncio.CancelledError

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from service.errors import DeadlineExceeded, JobNotFound, ServerOverloaded
+from service.gateway.background import is_cancelled
 from service.gateway.bells import Bell
 from service.gateway.context import Gateway
 from service.gateway.rendering import load
@@ -123,7 +124,7 @@ async def feed(
     with gateway.bells.hang(job_id) as bell:
         is_counted = not status.state.is_terminal and await _watch(queue, status, level)
         try:
-            while True:
+            while not is_cancelled():
                 looked_at_s = time.monotonic()
                 looked = await _look(queue, status, seen)
                 if looked is not None:

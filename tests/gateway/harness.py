@@ -182,6 +182,11 @@ class Harness:
     def stats(self):
         return self.call(self.queue.stats())
 
+    def is_idle(self):
+        """Whether nothing waits, is held, or is on its way from the one to the other."""
+        stats = self.stats()
+        return not self.worker.held and stats.num_waiting == stats.num_running == 0
+
     def value(self, name, **labels):
         return self.metrics.registry.get_sample_value(f"emmdit_{name}", labels) or 0.0
 

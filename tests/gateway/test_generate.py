@@ -24,7 +24,7 @@ def painter(gateway):
     yield gateway
     worker = gateway.worker
     worker.is_claiming, worker.is_holding, worker.failure, worker.warnings = True, False, None, ()
-    wait_until(lambda: not worker.held and gateway.stats().num_waiting == 0)
+    wait_until(gateway.is_idle)
 
 
 def pixels(png):
@@ -230,7 +230,7 @@ def test_a_client_that_hangs_up_cancels_its_job(painter, phase):
         )
         wait_until(lambda: painter.worker.held if phase == "running" else painter.stats().num_waiting)
     wait_until(lambda: painter.value("cancellations_total", phase=phase) == cancelled + 1)
-    wait_until(lambda: not painter.worker.held and painter.stats().num_waiting == 0)
+    wait_until(painter.is_idle)
 
 
 def test_an_asynchronous_job_outlives_its_request(painter):

@@ -65,7 +65,7 @@ def painter(gateway):
     yield gateway
     worker = gateway.worker
     worker.is_claiming, worker.is_holding, worker.failure = True, False, None
-    wait_until(lambda: not worker.held and gateway.stats().num_waiting == 0)
+    wait_until(gateway.is_idle)
 
 
 def refused(response, code):
