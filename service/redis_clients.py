@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
+from redis.connection import HiredisRespSerializer
 from redis.crc import key_slot
 
 from service.errors import ConfigurationError
@@ -27,6 +29,7 @@ MAX_BLOCK_S = 5.0
 MAX_CONNECTIONS = 32
 ASKING_TIMEOUT_S = CALL_BUDGET_S / 2  # within one call there is time for a second one to answer
 Place = tuple[str, int]
+_PACKER = HiredisRespSerializer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,14 @@ class LocatedTlsConnection(LocatedConnection, SSLConnection):
     """The same with TLS."""
 
 
+class PackedInC:
+    """Has hiredis write commands, which the library does for its synchronous connections alone: a tenth of the time."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:  # noqa: ANN401  (the library's)
+        """One command as bytes."""
+        return _PACKER.pack(*args)  # type: ignore[no-any-return]
+
+
 class Connections:
     """All connections of one process to one address. Raises ConfigurationError for one that cannot be used.
 
@@ -244,7 +255,13 @@ def _clients(make: Callable[..., ConnectionPool], is_text: bool) -> Clients:
     )
     # The server ends a wait itself, well before the client gives the connection up.
     blocking = make(ConnectionPool, socket_timeout=MAX_BLOCK_S + CALL_BUDGET_S, **options)
+    for pool in (commands, blocking):
+        pool.connection_class = _packed_in_c(pool.connection_class)
     return Clients(Redis.from_pool(commands), Redis.from_pool(blocking))
+
+
+def _packed_in_c(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    return type(kind.__name__, (PackedInC, kind), {})
 
 
 def _tls_options(address: RedisAddress) -> dict[str, str]:

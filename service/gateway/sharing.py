@@ -8,20 +8,25 @@ request can lose: docs/decisions/sharing.md.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
 from weakref import WeakValueDictionary
 
 from service.gateway.waiters import Watch
-from service.jobs import Job, WatchLevel
+from service.jobs import Job
 
 MIN_TIME_SHARE = 0.75  # of the time that a request allows, which the job that it joins must still have; nor more
+# Equal for two jobs that draw the same for the same owner.
+_OTHERS = {"id", "inbox", "attempt", "timeout_s", "watch_level"}
+_recipe_of = attrgetter(*(field.name for field in fields(Job) if field.compare and field.name not in _OTHERS))
 
 
 class Sharing:
     """The generations under way that further requests may join. An entry keeps no watch, and goes with its own."""
 
     def __init__(self) -> None:
-        self._under_way: WeakValueDictionary[Job, Watch] = WeakValueDictionary()
+        self._under_way: WeakValueDictionary[tuple[Any, ...], Watch] = WeakValueDictionary()
 
     def offer(self, watch: Watch) -> None:
         """Let others join. The last one offered of several is the one that has most time left."""
@@ -57,7 +62,3 @@ class Sharing:
         watch = self._under_way.get(recipe)
         if watch is not None and watch.job.id == job.id:
             del self._under_way[recipe]
-
-
-def _recipe_of(job: Job) -> Job:
-    return replace(job, id="", inbox="", attempt=0, timeout_s=0.0, watch_level=WatchLevel.NOTHING)
