@@ -30,8 +30,8 @@ help: ## this list
 run: $(HAS_RUN) ## install what is needed, then serve on http://127.0.0.1:8000; Ctrl-C ends it
 	@$(BIN)/emmdit serve $(ARGS)
 
-test: $(HAS_DEV) ## install what is needed, then run the tests that take seconds
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(HAS_DEV) ## install what is needed, then run the tests that take seconds, on all cores
+	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=logical --maxprocesses=8 --dist=loadfile)
 
 lint: $(HAS_DEV) ## ruff, import rules, Dockerfile, compose file, chart, manifests, YAML, shell
 	@$(BIN)/ruff check .

@@ -8,11 +8,13 @@ pipeline: whatever comes while one is on its way is sent with the next. A lone c
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ from service.redis_address import hash_tag
 from service.redis_clients import CALL_BUDGET_S, MAX_BLOCK_S, Clients, Connections, causes_of, trust_problem
 from service.scripts import Script, load_scripts
 
-__all__ = ["CALL_BUDGET_S", "MAX_BLOCK_S", "SERVER_RETRY_AFTER_S", "QueueServer", "translated"]
+__all__ = ["CALL_BUDGET_S", "MAX_BLOCK_S", "SERVER_RETRY_AFTER_S", "QueueServer", "all_within", "translated"]
 
 SERVER_CHECK_S = 1.0
 SERVER_RETRY_AFTER_S = 2
@@ -44,6 +46,7 @@ _PASSING_ERRORS = (
 )
 # How it says that the user lacks a right, where the library does not tell: within scripts.
 _FORBIDDEN = ("NOPERM", "ACL failure", "The user executing the script")
+_ends_at_s: ContextVar[float] = ContextVar("_ends_at_s", default=math.inf)  # on the monotonic clock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +114,7 @@ class QueueServer:
         """
         if time.monotonic() - self._asked_at_s > SERVER_CHECK_S:
             await self.ask()
-        return wire.to_ms(self._time_s + time.monotonic() - self._asked_at_s + CALL_BUDGET_S)
+        return wire.to_ms(self._time_s + time.monotonic() - self._asked_at_s + _left_of(CALL_BUDGET_S))
 
     async def ask(self) -> None:
         """Ask for the server's clock and memory. Whoever comes while the question is out shares its answer."""
@@ -205,11 +208,25 @@ class QueueServer:
             self._asking = None
 
 
+@contextmanager
+def all_within(budget_s: float) -> Iterator[None]:
+    """All calls of the block together take no longer, however long each of them may take by itself."""
+    token = _ends_at_s.set(min(_ends_at_s.get(), time.monotonic() + budget_s))
+    try:
+        yield
+    finally:
+        _ends_at_s.reset(token)
+
+
+def _left_of(budget_s: float) -> float:
+    return max(min(budget_s, _ends_at_s.get() - time.monotonic()), 0.0)
+
+
 @asynccontextmanager
 async def translated(budget_s: float) -> AsyncIterator[None]:
     """Bounds the block in time and turns what redis raises into the service's own errors."""
     try:
-        async with asyncio.timeout(budget_s):
+        async with asyncio.timeout(_left_of(budget_s)):
             yield
     except (exceptions.ConnectionError, exceptions.TimeoutError, TimeoutError, OSError) as error:
         for cause in causes_of(error):

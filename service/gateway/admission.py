@@ -22,6 +22,7 @@ from service.gateway.body import read_json_object
 from service.gateway.charging import charge, give_back, refund
 from service.gateway.context import Gateway
 from service.gateway.idempotency import REPLAYED, key_of, refuse_under_way, with_seed_of
+from service.gateway.keyring import KEY_BUDGET_S
 from service.gateway.refusals import RequestRefused, shorten
 from service.gateway.request_trace import trace_of
 from service.gateway.responses import error_response
@@ -29,10 +30,12 @@ from service.gateway.streaming import disconnect
 from service.gateway.waiters import Watch
 from service.jobs import Job, JobState, JobStatus
 from service.logs import about, note_job
+from service.queue_server import CALL_BUDGET_S, all_within
 
 logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it but the access log and the metrics
+ADMISSION_BUDGET_S = CALL_BUDGET_S - KEY_BUDGET_S  # so that a request knows within CALL_BUDGET_S where it stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,15 @@ async def enter(
 
     `asked` is the parsed body. With `is_kept` the job goes on whatever the client does; `waits_for_end` says that the
     answer is the job's end and nothing before it. Raises what is wrong with the key, NoWorker, DeadlineExceeded, what
-    exceeds the tenant's quotas, QueueFull or ServerOverloaded.
+    exceeds the tenant's quotas, QueueFull or ServerOverloaded, within ADMISSION_BUDGET_S.
     """
+    with all_within(ADMISSION_BUDGET_S):
+        return await _enter(request, gateway, job, asked, is_kept=is_kept, waits_for_end=waits_for_end)
+
+
+async def _enter(
+    request: Request, gateway: Gateway, job: Job, asked: BaseModel, *, is_kept: bool, waits_for_end: bool
+) -> Entry:
     job = replace(job, traceparent=trace_of(request.scope).traceparent)
     key = key_of(request, job.owner, asked)
     has_seed = getattr(asked, "seed", None) is not None

@@ -15,12 +15,14 @@ from typing import TypeVar
 
 from service.api_keys import ApiKey
 from service.errors import ServerOverloaded
+from service.queue_server import CALL_BUDGET_S, all_within
 from service.quotas import Quotas
 from service.tenants import ANONYMOUS, KnownKey, Tenants
 
 KNOWN_S = 5.0
 GRACE_S = 60.0
 LOOK_AGAIN_S = 1.0  # after Redis did not answer
+KEY_BUDGET_S = CALL_BUDGET_S / 4  # of the time that a request may take to be let in or refused
 MAX_ENTRIES = 4096  # of either kind: so that those who guess push out nobody who knows
 
 T = TypeVar("T")
@@ -75,7 +77,8 @@ class Keyring:
         if now_s < self._refused.get(name, 0.0):
             return None
         try:
-            known = await self.tenants.find(key.id)
+            with all_within(KEY_BUDGET_S):
+                known = await self.tenants.find(key.id)
         except ServerOverloaded:
             now_s = self.now_s()
             if held is None or now_s >= min(held.checked_s + GRACE_S, held.ends_s):
