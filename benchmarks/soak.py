@@ -29,7 +29,6 @@ import httpx
 import psutil
 
 from benchmarks.machine import describe_machine
-from benchmarks.overload import closed_loop
 from benchmarks.prompts import fresh_prompts
 from model.training.plots import Curve, draw_curves
 from service.bench.plan import poisson_times
@@ -38,6 +37,8 @@ from service.client.calls import EVENT_STREAM, GENERATE_PATH
 
 SAMPLE_S = 10.0
 LATER_S = 20.0
+NUM_CROWD = 128  # clients who measure the capacity: enough beside those who wait for LATER_S
+CROWD_S = 60.0
 KEEP_S = 300.0
 # How often each kind of client comes.
 KINDS = {"png": 6, "events": 3, "gone in the middle": 2, "later": 2, "cancelled": 1, "jpeg": 1}
@@ -166,6 +167,22 @@ async def soak(url: str, rate_per_s: float, duration_s: float) -> tuple[dict[str
     return readings, visitors.record
 
 
+async def capacity(url: str) -> float:
+    """Clients a second, of all kinds as they come, where each is followed by the next."""
+    visitors = Visitors(url, random.Random(1), fresh_prompts())
+    start_s = time.monotonic()
+
+    async def come_again_and_again() -> None:
+        while time.monotonic() < start_s + CROWD_S:
+            await visitors.visit(0.0)
+
+    crowd = [asyncio.create_task(come_again_and_again()) for _ in range(NUM_CROWD)]
+    await asyncio.sleep(CROWD_S)
+    num_visits = visitors.record.ends.total()
+    await asyncio.gather(*crowd)
+    return num_visits / CROWD_S
+
+
 def growth(values: Sequence[float]) -> dict[str, float]:
     """Medians of the second quarter and of the last half, and their ratio."""
     num = len(values)
@@ -184,8 +201,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ |= {"EMMDIT_RESULT_TTL_S": str(KEEP_S), "EMMDIT_URL_TTL_S": str(KEEP_S)}
     with local_service(given.model, None) as url:
-        asyncio.run(closed_loop(url, 5.0, fresh_prompts()))
-        capacity_per_s = asyncio.run(closed_loop(url, 30.0, fresh_prompts()))
+        capacity_per_s = asyncio.run(capacity(url))
         rate_per_s = given.load * capacity_per_s
         print(f"capacity {capacity_per_s:.2f}/s, offered {rate_per_s:.2f}/s", flush=True)
         readings, record = asyncio.run(soak(url, rate_per_s, given.minutes * 60))

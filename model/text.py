@@ -29,6 +29,7 @@ from model.errors import TextEncoderError
 from model.tensor_file import read_header
 
 DEFAULT_CACHE_BYTES = 256 * 2**20  # 512 prompts of the published size in bfloat16
+MAX_CACHED_PROMPTS = 2048  # of small models, whose many tensors would take more than their bytes
 MAX_PROMPTS_PER_FORWARD = 32
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
@@ -211,6 +212,6 @@ class TextEncoder:
             return
         self._cache[prompt] = embedding
         self._cached_bytes += embedding.nbytes
-        while self._cached_bytes > self._cache_bytes:
+        while self._cached_bytes > self._cache_bytes or len(self._cache) > MAX_CACHED_PROMPTS:
             _, evicted = self._cache.popitem(last=False)
             self._cached_bytes -= evicted.nbytes

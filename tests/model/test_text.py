@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from model import text
 from model.errors import TextEncoderError, TruncatedFile
 from model.text import TextEncoder, clean_prompt, unknown_words
 from tests.support.tiny_bundle import TINY_CONFIG, TINY_LLAMA, write_tiny_bundle
@@ -82,6 +83,17 @@ def test_the_cache_forgets_the_least_recently_used(folder):
     encoder.encode(["a", "c"])
     assert encoder.num_misses == 3
     encoder.encode(["b"])
+    assert encoder.num_misses == 4
+
+
+def test_the_cache_holds_a_bounded_number_of_prompts_however_small(folder, monkeypatch):
+    monkeypatch.setattr(text, "MAX_CACHED_PROMPTS", 2)
+    encoder = load(folder)
+    encoder.encode(["a", "b"])
+    encoder.encode(["c"])  # drops a
+    encoder.encode(["b", "c"])
+    assert encoder.num_misses == 3
+    encoder.encode(["a"])
     assert encoder.num_misses == 4
 
 
