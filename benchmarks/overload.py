@@ -3,9 +3,9 @@
     python -m benchmarks.overload --out benchmarks/results/overload.json
 
 A service of its own on loopback. First its capacity, by clients that always ask again; then Poisson arrivals at ten
-times that. The truth about a refusal's Retry-After is when the last request that was accepted before it had its
-answer: the backlog that the refused one would have stood behind was then gone. Last, one request a second, until one
-is drawn as soon as in an idle service. EMMDIT_QUEUE_CAPACITY says how many may wait, and so how long.
+times that. The truth about a refusal's Retry-After is when the last request that was accepted before it had left the
+queue: all that took up the room which the refused one wanted was then gone. Last, one request a second, until one is
+drawn as soon as in an idle service. EMMDIT_QUEUE_CAPACITY says how many may wait, and so how long.
 
 The load comes from one process of the same machine: a model that draws more than a few pictures a second would be
 offered more than that process can send (`send_lag` tells).
@@ -93,13 +93,13 @@ def honesty(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
     """What refusals said, divided by what would have been true; None where nobody was refused while others waited."""
     accepted = sorted((one for one in outcomes if one.error is None), key=lambda one: one.sent_s)
     sent_s = [one.sent_s for one in accepted]
-    last_end_s = list(itertools.accumulate((one.ended_s for one in accepted), max))
+    last_begin_s = list(itertools.accumulate((one.sent_s + (one.queue_s or 0.0) for one in accepted), max))
     ratios = []
     for one in outcomes:
         num_before = bisect_left(sent_s, one.sent_s)
         if one.error not in REFUSALS or one.retry_after_s is None or not num_before:
             continue
-        truth_s = last_end_s[num_before - 1] - one.ended_s
+        truth_s = last_begin_s[num_before - 1] - one.ended_s
         if truth_s > 0:
             ratios.append(one.retry_after_s / truth_s)
     if not ratios:
@@ -131,7 +131,8 @@ def main() -> None:
         outcomes, recovered = asyncio.run(_flood(url, planned, given.minutes * 60, idle_s, prompts))
     report = summarize(outcomes, objective_s=60)
     refused = [one for one in outcomes if one.error in REFUSALS]
-    queue_capacity = load_settings().queue_capacity
+    settings = load_settings()
+    num_accepted = settings.queue_capacity + settings.max_active_images
     result = {
         "machine": asdict(describe_machine()),
         "model": given.model,
@@ -139,8 +140,8 @@ def main() -> None:
         "factor": given.factor,
         "idle_s": idle_s,
         "capacity_per_s": capacity_per_s,
-        "queue_capacity": queue_capacity,
-        "bound_s": queue_capacity / capacity_per_s + AS_IDLE * idle_s,
+        "queue_capacity": settings.queue_capacity,
+        "bound_s": num_accepted / capacity_per_s + AS_IDLE * idle_s,
         "report": asdict(report),
         "refusal_s": asdict(refused_s) if (refused_s := Quantiles.of([one.latency_s for one in refused])) else None,
         "honesty": honesty(outcomes),

@@ -7,15 +7,15 @@ from service.bench.load import Outcome
 from service.bench.plan import PlannedRequest
 
 
-def drawn(sent_s, ended_s):
-    return Outcome(PlannedRequest(sent_s, "a cat", 0), sent_s, ended_s, None)
+def drawn(sent_s, begun_s):
+    return Outcome(PlannedRequest(sent_s, "a cat", 0), sent_s, begun_s + 7.0, None, queue_s=begun_s - sent_s)
 
 
 def refused(at_s, retry_after_s, error="rate_limit_exceeded"):
     return Outcome(PlannedRequest(at_s, "a cat", 0), at_s, at_s, error, retry_after_s=retry_after_s)
 
 
-def test_the_truth_is_when_the_last_request_accepted_before_has_its_answer():
+def test_the_truth_is_when_the_last_request_accepted_before_has_left_the_queue():
     backlog = [drawn(0.0, 10.0), drawn(1.0, 20.0), drawn(30.0, 99.0)]
     found = honesty([*backlog, refused(5.0, 15.0)])
     assert found["p50"] == pytest.approx(1.0)
