@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,13 +19,22 @@ if TYPE_CHECKING:
 POLL_S = 0.15
 
 
+@dataclass
+class Followed:
+    """What a stream has told so far: kept when its connection breaks, even if that is right after the end's event."""
+
+    last_id: str = ""
+    has_ended: bool = False
+
+
 async def follow_events(clients: Clients, wanted: Wanted) -> None:
     """Events from the first to the last, through as many connections as it takes."""
-    job, last_id, method, path = "", "", "POST", "/v1/generate"
-    while True:
+    job, method, path = "", "POST", "/v1/generate"
+    followed = Followed()
+    while not followed.has_ended:
         headers = {"Accept": "text/event-stream"}
-        if last_id:
-            headers["Last-Event-ID"] = last_id
+        if followed.last_id:
+            headers["Last-Event-ID"] = followed.last_id
         body = None
         headers |= clients.authorization(wanted.number)
         if method == "POST":
@@ -38,9 +48,7 @@ async def follow_events(clients: Clients, wanted: Wanted) -> None:
                         job = response.headers["X-Job-ID"]
                         clients.record.add("accepted", request=wanted.number, job=job)
                         method, path = "GET", f"/v1/jobs/{job}/events"
-                    has_ended, last_id = await _read_events(clients, wanted, job, response, last_id)
-                    if has_ended:
-                        return
+                    await _read_events(clients, wanted, job, response, followed)
                 else:
                     await response.aread()
                     if await _is_over(clients, wanted, job, response):
@@ -67,14 +75,13 @@ async def _is_over(clients: Clients, wanted: Wanted, job: str, response: httpx.R
 
 
 async def _read_events(
-    clients: Clients, wanted: Wanted, job: str, response: httpx.Response, last_id: str
-) -> tuple[bool, str]:
-    """To the stream's end: whether it was the job's too, and the last id."""
+    clients: Clients, wanted: Wanted, job: str, response: httpx.Response, followed: Followed
+) -> None:
+    """To the stream's end."""
     told: set[int] = set()
-    has_ended = False
     async for name, data, event_id in _events(response):
-        last_id = event_id or last_id
-        if has_ended:
+        followed.last_id = event_id or followed.last_id
+        if followed.has_ended:
             clients.record.add("told_twice", request=wanted.number, job=job, event=name)
         if name == "image":
             if data["index"] in told:
@@ -82,15 +89,14 @@ async def _read_events(
             told.add(data["index"])
             clients.picture(wanted, job, data["index"], base64.b64decode(data["b64_json"]))
         elif name == "done":
-            has_ended = True
+            followed.has_ended = True
             clients.ended(wanted, job, "done", "event")
         elif name == "error":
-            has_ended = True
+            followed.has_ended = True
             if data["job"] is None:
                 _note_error_event(clients, wanted, job, data["error"])
             else:
                 clients.ended(wanted, job, data["job"]["state"], "event", (data["error"] or {}).get("code"))
-    return has_ended, last_id
 
 
 def _note_error_event(clients: Clients, wanted: Wanted, job: str, error: dict[str, Any]) -> None:
