@@ -17,13 +17,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from model.config import ModelConfig
+from model.forward import Forward
 from model.fused import FusedEMMDiT
+from model.row_threads import RowThreads
+from model.unlocked_package import UnlockedPackage
 
 # Largest difference from the network, in units of the spread of its velocities: rounding is far below, mistakes above.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}
@@ -33,13 +35,6 @@ _POLL_S = 0.2
 
 class CompileError(Exception):
     """The network can't be compiled here, or not to the same numbers. The message is a sentence for the operator."""
-
-
-class Forward(Protocol):
-    """Latents (b, c, h, w), text (b, t, channels), timestep (b,) -> velocity (b, c, h, w)."""
-
-    def __call__(self, latents: Tensor, text: Tensor, timestep: Tensor, /) -> Tensor:
-        """One forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +112,13 @@ def compile_apart(target: CompileTarget, cache_dir: Path, is_cancelled: threadin
     return path
 
 
-def load_compiled(path: Path, target: CompileTarget, network: FusedEMMDiT) -> Forward:
-    """The package at `path` over the weights of `network`, which it shares.
+def load_compiled(path: Path, target: CompileTarget, network: FusedEMMDiT, num_threads: int) -> Forward:
+    """The package at `path` over the weights of `network`, which it shares; on a CPU it computes with so many threads.
 
     Raises CompileError where it can't be loaded or says something else than the network.
     """
-    index = torch.device(target.device).index
     try:
-        package = torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index)
+        package = _open_package(path, torch.device(target.device), num_threads)
         weights, names = network.state_dict(), package.get_constant_fqns()
         if inlined := sorted(set(weights) - set(names)):  # Inductor writes vectors of up to eight values into the code
             raise CompileError(
@@ -137,7 +131,13 @@ def load_compiled(path: Path, target: CompileTarget, network: FusedEMMDiT) -> Fo
     difference = _difference(compiled, target, network)
     if not difference <= TOLERANCES[target.dtype]:
         raise CompileError(f"{path} differs from the network by {difference:.3g} of its velocities' spread")
-    return compiled
+    return RowThreads(compiled, num_threads) if isinstance(package, UnlockedPackage) else compiled
+
+
+def _open_package(path: Path, device: torch.device, num_threads: int) -> Any:  # noqa: ANN401  (torch's own has no type)
+    if device.type == "cpu" and (package := UnlockedPackage.open(path, num_threads)) is not None:
+        return package
+    return torch._inductor.aoti_load_package(str(path), device_index=-1 if device.index is None else device.index)
 
 
 @torch.inference_mode()

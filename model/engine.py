@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.bundle import Bundle
-from model.compiled import CompileTarget, Forward, load_compiled
+from model.compiled import CompileTarget, load_compiled
+from model.forward import Forward
 from model.fused import FusedEMMDiT
 from model.params import GenerationParams
 from model.progress import Progress, read_progress
+from model.row_threads import computing_with
 from model.sampler import estimate_x0, euler_update, guide, initial_noise
 from model.schedule import NUM_TRAIN_TIMESTEPS, serving_sigmas
 from model.text import unknown_words
@@ -74,6 +77,7 @@ class Engine:
         self._network = FusedEMMDiT(model.transformer)  # `model` is not kept: its own projections can be let go
         self._compiled: dict[tuple[int, int], Forward] = {}  # by height and width of the latents
         self._exact_rows = exact_rows
+        self._num_threads = torch.get_num_threads()
 
     @classmethod
     def load(cls, bundle: Bundle, device: str = "auto", dtype: str = "auto", *, exact_rows: int = 0) -> Engine:
@@ -94,7 +98,7 @@ class Engine:
 
     def load_compiled(self, package: Path, target: CompileTarget) -> Forward:
         """A compiled forward of this engine's network, compared with it; for `adopt`. Raises CompileError."""
-        return load_compiled(package, target, self._network)
+        return load_compiled(package, target, self._network, self._num_threads)
 
     def adopt(self, target: CompileTarget, forward: Forward) -> None:
         """Use `forward` for latents of its size from the next step on."""
@@ -147,31 +151,36 @@ class Engine:
 
         Guided samples take two rows of the forward: [all conditional rows, then the guided ones' unconditional rows].
         """
-        guided = [index for index, sample in enumerate(samples) if sample.negative_embedding is not None]
-        latents = torch.stack([sample.latents for sample in samples])  # (b, c, h, w)
-        sigma = self._row_values([sample.sigmas[sample.step] for sample in samples])
-        next_sigma = self._row_values([sample.sigmas[sample.step + 1] for sample in samples])
-        embeddings = [sample.embedding for sample in samples]
-        embeddings += [s.negative_embedding for s in samples if s.negative_embedding is not None]
-        rows = [*range(len(samples)), *guided]
-        num_rows = len(rows)
-        if self._exact_rows:
-            rows += [0] * self._num_spare(num_rows)
-            embeddings += [embeddings[0]] * (len(rows) - num_rows)
+        with computing_with(1):  # what there is around the forward is not worth waking threads for
+            guided = [index for index, sample in enumerate(samples) if sample.negative_embedding is not None]
+            latents = torch.stack([sample.latents for sample in samples])  # (b, c, h, w)
+            sigma = self._row_values([sample.sigmas[sample.step] for sample in samples])
+            next_sigma = self._row_values([sample.sigmas[sample.step + 1] for sample in samples])
+            embeddings = [sample.embedding for sample in samples]
+            embeddings += [s.negative_embedding for s in samples if s.negative_embedding is not None]
+            rows = [*range(len(samples)), *guided]
+            num_rows = len(rows)
+            if self._exact_rows:
+                rows += [0] * self._num_spare(num_rows)
+                embeddings += [embeddings[0]] * (len(rows) - num_rows)
 
-        forward = self._compiled.get((latents.shape[2], latents.shape[3]), self._network)
-        velocity = forward(
-            latents[rows].to(self.dtype), torch.stack(embeddings), sigma[rows] * NUM_TRAIN_TIMESTEPS
-        ).float()
-        conditional, unconditional = velocity[: len(samples)], velocity[len(samples) : num_rows]
-        if guided:
-            scale = self._row_values([samples[index].params.guidance_scale for index in guided])
-            conditional[guided] = guide(unconditional, conditional[guided], scale)
+            forward = self._compiled.get((latents.shape[2], latents.shape[3]), self._forward_as_it_is)
+            velocity = forward(
+                latents[rows].to(self.dtype), torch.stack(embeddings), sigma[rows] * NUM_TRAIN_TIMESTEPS
+            ).float()
+            conditional, unconditional = velocity[: len(samples)], velocity[len(samples) : num_rows]
+            if guided:
+                scale = self._row_values([samples[index].params.guidance_scale for index in guided])
+                conditional[guided] = guide(unconditional, conditional[guided], scale)
 
-        moved = euler_update(latents, conditional, sigma, next_sigma)
-        for sample, row, row_velocity in zip(samples, moved, conditional, strict=True):
-            sample.latents, sample.velocity = row, row_velocity
-            sample.step += 1
+            moved = euler_update(latents, conditional, sigma, next_sigma)
+            for sample, row, row_velocity in zip(samples, moved, conditional, strict=True):
+                sample.latents, sample.velocity = row, row_velocity
+                sample.step += 1
+
+    def _forward_as_it_is(self, latents: Tensor, text: Tensor, timestep: Tensor) -> Tensor:
+        with computing_with(self._num_threads):
+            return cast(Tensor, self._network(latents, text, timestep))
 
     def _num_spare(self, num_rows: int) -> int:
         if num_rows > self._exact_rows:

@@ -11,10 +11,12 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from model.compiled import CompileError, compile_apart
 from model.engine import Engine
+from model.own_thread import in_own_thread
 from service.metrics import WorkerGauges
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,8 @@ async def warm_compiled_networks(engines: Sequence[Engine], cache_dir: Path, gau
             is_cancelled = threading.Event()
             try:
                 path = await asyncio.to_thread(compile_apart, target, cache_dir, is_cancelled)
-                forward = await asyncio.to_thread(engine.load_compiled, path, target)
+                load = partial(engine.load_compiled, path, target)
+                forward = await asyncio.to_thread(in_own_thread, load)
             except CompileError as error:
                 logger.warning("%s: drawn with the network as it is: %s", size, error)
                 gauges.failed_compilations.inc()

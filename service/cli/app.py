@@ -157,13 +157,16 @@ def _load(settings: Settings) -> LoadedEngines:
     import torch
 
     from model import loading
+    from model.own_thread import in_own_thread
 
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
     phases_s["imports"] = time.perf_counter() - started_s - phases_s["cards"]
     try:
         exact_rows = settings.max_batch_rows if settings.exact else 0
-        loaded = loading.load_engines(bundles, settings.device, settings.dtype, exact_rows=exact_rows)
+        loaded = in_own_thread(
+            lambda: loading.load_engines(bundles, settings.device, settings.dtype, exact_rows=exact_rows)
+        )
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
     phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in {**phases_s, **loaded.phases_s}.items())

@@ -10,6 +10,7 @@ import torch
 from model import compiled
 from model.compiled import CompileError, CompileTarget, compile_apart, load_compiled
 from model.fused import FusedEMMDiT
+from model.row_threads import RowThreads
 from model.transformer import EMMDiT
 from tests.support.tiny_bundle import TINY_CONFIG
 
@@ -87,14 +88,14 @@ def test_a_damaged_package_is_refused(tmp_path):
     path = tmp_path / TARGET.file_name
     path.write_bytes(b"no package")
     with pytest.raises(CompileError, match="can't be loaded"):
-        load_compiled(path, TARGET, network())
+        load_compiled(path, TARGET, network(), 1)
 
 
 def test_a_package_is_given_the_networks_own_weights(tmp_path, monkeypatch):
     ours = network()
     package = Package(ours)
-    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, device_index: package)
-    assert load_compiled(tmp_path, TARGET, ours) is package
+    monkeypatch.setattr(compiled, "_open_package", lambda path, device, num_threads: package)
+    assert load_compiled(tmp_path, TARGET, ours, 1) is package
     assert all(package.weights[name].data_ptr() == value.data_ptr() for name, value in ours.state_dict().items())
 
 
@@ -102,15 +103,15 @@ def test_a_package_that_holds_values_of_its_own_is_refused(tmp_path, monkeypatch
     package = Package(network())
     names = package.get_constant_fqns()
     package.get_constant_fqns = lambda: [name for name in names if name != "proj_out.bias"]
-    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, device_index: package)
+    monkeypatch.setattr(compiled, "_open_package", lambda path, device, num_threads: package)
     with pytest.raises(CompileError, match=r"values of its own instead of proj_out\.bias"):
-        load_compiled(tmp_path, TARGET, network())
+        load_compiled(tmp_path, TARGET, network(), 1)
 
 
 def test_a_package_with_other_numbers_than_the_networks_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path, device_index: Package(network(seed=1)))
+    monkeypatch.setattr(compiled, "_open_package", lambda path, device, num_threads: Package(network(seed=1)))
     with pytest.raises(CompileError, match="differs from the network by"):
-        load_compiled(tmp_path, TARGET, network())
+        load_compiled(tmp_path, TARGET, network(), 1)
 
 
 def test_giving_up_ends_the_compiler_and_leaves_no_package(tmp_path):
@@ -145,7 +146,8 @@ def test_a_compiled_network_gives_the_networks_numbers_for_any_number_of_rows(tm
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix != ".lock"] == [path.name]
     for seed in (0, 1):  # one package serves any weights of its architecture
         ours = network(seed)
-        forward = load_compiled(path, TARGET, ours)
+        forward = load_compiled(path, TARGET, ours, 2)
+        assert isinstance(forward, RowThreads)  # this torch's packages can be called without Python's lock
         for num_rows in (1, 2, 5, 16):
             given = inputs(num_rows)
             with torch.inference_mode():
