@@ -7,7 +7,7 @@ from typing import Any
 import litserve
 from fastapi import Response
 
-from benchmarks.peers.drawing import Drawer, PeerSettings
+from benchmarks.peers.drawing import PeerSettings, open_drawer
 
 
 class DrawingAPI(litserve.LitAPI):
@@ -15,7 +15,7 @@ class DrawingAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load, in the worker process."""
-        self.drawer = Drawer(PeerSettings.from_environment())
+        self.drawer = open_drawer(PeerSettings.from_environment())
 
     def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """A batch is the list itself."""

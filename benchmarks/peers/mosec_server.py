@@ -7,7 +7,7 @@ from typing import Any
 
 import mosec
 
-from benchmarks.peers.drawing import Drawer, PeerSettings
+from benchmarks.peers.drawing import PeerSettings, open_drawer
 
 TIMEOUT_MS = 3_600_000
 
@@ -19,7 +19,7 @@ class DrawingWorker(mosec.Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.drawer = Drawer(PeerSettings.from_environment())
+        self.drawer = open_drawer(PeerSettings.from_environment())
 
     def forward(self, data: list[dict[str, Any]]) -> list[bytes]:
         """Draw one batch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -11,7 +12,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from benchmarks.peers.drawing import Drawer, PeerSettings
+from benchmarks.peers.drawing import PeerSettings, open_drawer
 
 SETTINGS = PeerSettings.from_environment()
 OBJECT_STORE_BYTES = 128 * 1024**2
@@ -23,12 +24,13 @@ class Drawing:
     """Bodies in, PNGs out."""
 
     def __init__(self) -> None:
-        self.drawer = Drawer(SETTINGS)
+        self._thread = ThreadPoolExecutor(1)
+        self.drawer = self._thread.submit(open_drawer, SETTINGS).result()
 
     @serve.batch(max_batch_size=SETTINGS.batch_size, batch_wait_timeout_s=SETTINGS.wait_s)
     async def draw(self, bodies: list[dict[str, Any]]) -> list[bytes]:
         """Draw one batch."""
-        return await asyncio.to_thread(self.drawer.draw, bodies)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.drawer.draw, bodies)
 
     async def __call__(self, request: Request) -> Response:
         """As the service answers."""

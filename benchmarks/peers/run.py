@@ -48,6 +48,7 @@ class PeersReport:
 
     machine: Machine
     model: str
+    pipeline: str
     mix: Mix
     rate_per_s: float
     load: float
@@ -99,6 +100,7 @@ class Comparison:
         return PeersReport(
             machine=describe_machine(),
             model=options.model,
+            pipeline=options.pipeline,
             mix=self._mix,
             rate_per_s=rate,
             load=options.load,
@@ -144,8 +146,13 @@ class Comparison:
     def _server(self, name: str, tuning: Tuning) -> RunningServer:
         options = self._options
         return RunningServer(
-            name, tuning, python=options.python, model=options.model, num_threads=options.num_threads
-        )  # fmt: skip
+            name,
+            tuning,
+            python=options.python,
+            model=options.model,
+            num_threads=options.num_threads,
+            pipeline=options.pipeline,
+        )
 
 
 def _p95(report: LoadReport) -> float:
@@ -156,8 +163,9 @@ def _p95(report: LoadReport) -> float:
 def summary(report: PeersReport) -> str:
     """The report for a terminal."""
     lines = [
-        f"{report.model}, {report.mix.min_steps}..{report.mix.max_steps} steps, {report.rate_per_s:.2f} requests/s "
-        f"({report.load:.0%} of the best peer's capacity), objective p95 <= {report.objective_s:.2f} s",
+        f"{report.model}, peers: {report.pipeline}; {report.mix.min_steps} to {report.mix.max_steps} steps, "
+        f"{report.rate_per_s:.2f} requests/s ({report.load:.0%} of the best peer's capacity), "
+        f"objective p95 <= {report.objective_s:.2f} s",
         f"{'server':10} {'batch':>5} {'wait s':>7} {'capacity/s':>10} {'p50 s':>7} {'p95 s':>7} {'rate within':>11}",
     ]
     for name, found in report.servers.items():
@@ -182,6 +190,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--python", type=Path, required=True, help="an interpreter that has the peers and this project")
     parser.add_argument("--servers", nargs="+", default=[OURS, "litserve", "mosec", "ray"])
     parser.add_argument("--model", default="demo")
+    parser.add_argument(
+        "--pipeline", choices=["plain", "engine"], default="plain", help="what the peers draw with (drawing.py)"
+    )
     parser.add_argument("--num-threads", type=int, default=2, help="of the engine, the same everywhere")
     parser.add_argument("--min-steps", type=int, default=4)
     parser.add_argument("--max-steps", type=int, default=50)

@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.compiling import COMPILED_DIR
 from benchmarks.machine import ROOT
-from benchmarks.peers.drawing import PeerSettings
+from benchmarks.peers.drawing import PeerSettings, Pipeline
 from service.gateway.server import bind
 
 OURS = "emmdit"
@@ -50,9 +50,11 @@ def missing_packages(python: Path) -> dict[str, str]:
 class RunningServer:
     """A context manager: draws on entry, gone on exit. `python` is the interpreter that has the peers."""
 
-    def __init__(self, name: str, tuning: Tuning, *, python: Path, model: str, num_threads: int) -> None:
+    def __init__(
+        self, name: str, tuning: Tuning, *, python: Path, model: str, num_threads: int, pipeline: Pipeline
+    ) -> None:
         self._name, self._tuning, self._python = name, tuning, python
-        self._model, self._num_threads = model, num_threads
+        self._model, self._num_threads, self._pipeline = model, num_threads, pipeline
         self._folder = tempfile.TemporaryDirectory(prefix="peer-")
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -109,7 +111,7 @@ class RunningServer:
 
     def _theirs(self, port: int) -> tuple[list[str], dict[str, str]]:
         tuning = self._tuning
-        settings = PeerSettings(port, tuning.batch_size, tuning.wait_s, self._model, self._num_threads)
+        settings = PeerSettings(port, tuning.batch_size, tuning.wait_s, self._model, self._num_threads, self._pipeline)
         environment = {**os.environ, **settings.environment(), "PYTHONPATH": str(ROOT)}
         return [str(self._python), "-m", f"benchmarks.peers.{MODULES[self._name]}"], environment
 

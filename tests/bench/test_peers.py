@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.peers.drawing import Drawer, PeerSettings
+from benchmarks.peers.drawing import EngineDrawer, PeerSettings, PlainDrawer
 from benchmarks.peers.experiment import Mix, highest_rate, make_trace
 from benchmarks.peers.servers import MODULES, missing_packages
 from benchmarks.tables import RESULTS, SECTIONS, fill, verdict
@@ -38,14 +38,16 @@ def test_a_server_that_always_meets_it_is_asked_no_more_than_a_few_times_the_rat
 
 
 def test_settings_travel_to_a_child_process_unchanged(monkeypatch):
-    settings = PeerSettings(8001, 16, 0.05, "demo", 2)
+    settings = PeerSettings(8001, 16, 0.05, "demo", 2, "engine")
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert PeerSettings.from_environment() == settings
 
 
-def test_a_batch_of_mixed_lengths_comes_back_in_order(tmp_path):
-    drawer = Drawer(PeerSettings(0, 4, 0.0, str(write_tiny_bundle(tmp_path).folder), 1), is_compiled=False)
+@pytest.mark.parametrize("pipeline", ["plain", "engine"])
+def test_a_batch_of_mixed_lengths_comes_back_in_order(tmp_path, pipeline):
+    settings = PeerSettings(0, 4, 0.0, str(write_tiny_bundle(tmp_path).folder), 1, pipeline)
+    drawer = PlainDrawer(settings) if pipeline == "plain" else EngineDrawer(settings, is_compiled=False)
     bodies = [{"prompt": "a cat", "seed": seed, "num_inference_steps": steps} for seed, steps in ((1, 5), (2, 2))]
     together = drawer.draw(bodies)
     alone = [drawer.draw([body])[0] for body in bodies]
