@@ -10,12 +10,18 @@ Legend: b pictures, h w pixels, c in and o out channels, r rows of tiles, s tile
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from model.native import load_native
+from model.row_threads import computing_with
 
 MIN_CHANNELS = 128  # in and out; measured: 1.3 to 2.9 times as fast from here on, no gain at 64
 MIN_PIXELS = 32 * 32  # of one picture: below, the many small steps cost more than the products that they save
@@ -24,6 +30,9 @@ _WINDOW = TILE + 2  # its inputs
 # Bytes of transformed inputs and products at once: few stay in the caches, many read the weights fewer times.
 _MIN_BAND_BYTES, _MAX_BAND_BYTES = 8_000_000, 32_000_000
 _BAND_BYTES_PER_WEIGHT_BYTE = 3
+_LANES = 8  # the C code takes so many channels at a time
+_MAX_CHANNELS = 8192  # the longest row of zeros it has
+_APART = 80  # floats between matrices: were they apart by a power of two, all 36 would meet in one place of the cache
 # What a kernel's column (or row) becomes: G of the paper.
 _OF_KERNEL = (
     (1 / 4, 0, 0),
@@ -40,6 +49,7 @@ class WinogradConv2d(nn.Module):
     many bytes of weights beside it."""
 
     weight: Tensor  # (36, c, o)
+    bias: Tensor  # (o,)
 
     @staticmethod
     def suits(convolution: nn.Conv2d) -> bool:
@@ -60,13 +70,19 @@ class WinogradConv2d(nn.Module):
         transform = torch.tensor(_OF_KERNEL, dtype=torch.float64)
         spread = torch.einsum("yi,ocij,xj->xyco", transform, kernel.double(), transform)
         self.register_buffer("weight", spread.flatten(0, 1).to(kernel.dtype).contiguous(), persistent=False)
+        bias = torch.zeros(kernel.shape[0]) if convolution.bias is None else convolution.bias.detach()
+        self.register_buffer("bias", bias.contiguous(), persistent=False)
         self.direct = convolution
+        has_lanes = not any(num % _LANES or num > _MAX_CHANNELS for num in kernel.shape[:2])
+        self._code = load_native("winograd_tiles") if has_lanes else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, o, h, w), channels last in memory."""
         num_pictures, _, height, width = x.shape
         if height * width < MIN_PIXELS:
             return cast(Tensor, self.direct(x))
+        if self._code is not None:
+            return self._compute_natively(x, self._code)
         num_out = self.weight.shape[2]
         num_rows, num_columns = -(-height // TILE), -(-width // TILE)
         right, bottom = num_columns * TILE - width, num_rows * TILE - height  # beyond the picture
@@ -80,9 +96,50 @@ class WinogradConv2d(nn.Module):
             rows = padded[:, first * TILE : (first + band) * TILE + 2]
             self._compute_band(rows, result[:, first : first + band], scratch)
         pixels = result.view(num_pictures, num_rows * TILE, num_columns * TILE, num_out)[:, :height, :width]
-        if self.direct.bias is not None:
-            pixels += self.direct.bias
+        pixels += self.bias
         return pixels.permute(0, 3, 1, 2)
+
+    def _compute_natively(self, x: Tensor, code: ctypes.CDLL) -> Tensor:
+        """As `forward`, by the C code; each thread has bands of its own."""
+        pixels = x.permute(0, 2, 3, 1).contiguous()
+        num_pictures, height, width, _ = pixels.shape
+        result = pixels.new_empty(num_pictures, height, width, self.weight.shape[2])
+        num_rows, num_columns = -(-height // TILE), -(-width // TILE)
+        num_threads = torch.get_num_threads()
+        most = -(-num_pictures * num_rows // num_threads)  # rows of a thread
+        band = min(self._rows_of_a_band(x[:1], num_rows, num_columns), most)
+        bands = [(picture, row) for picture in range(num_pictures) for row in range(0, num_rows, band)]
+
+        def compute(own: Sequence[tuple[int, int]]) -> None:
+            scratch = _NativeScratch.for_band(self.weight, band * num_columns)
+            for picture, first in own:
+                self._compute_band_natively(code, pixels[picture], result[picture], first, band, scratch)
+
+        _share(compute, bands, num_threads)
+        return result.permute(0, 3, 1, 2)
+
+    def _compute_band_natively(
+        self, code: ctypes.CDLL, pixels: Tensor, result: Tensor, first: int, band: int, scratch: _NativeScratch
+    ) -> None:
+        """Rows of tiles from `first` on, of pixels (h, w, c), into `result` (h, w, o)."""
+        height, width, num_in = pixels.shape
+        num_columns = -(-width // TILE)
+        num_rows = min(band, -(-height // TILE) - first)
+        num_tiles, num_out = num_rows * num_columns, result.shape[2]
+        here = [ctypes.c_int64(value) for value in (first, num_rows, num_columns)]
+        spread, products = scratch.spread, scratch.products
+        code.emmdit_spread(
+            *_pointers(pixels), *_longs(height, width, num_in), *here, *_pointers(spread), *_longs(spread.stride(0))
+        )
+        torch.bmm(
+            spread[:, : num_tiles * num_in].view(-1, num_tiles, num_in),
+            self.weight,
+            out=products[:, : num_tiles * num_out].view(-1, num_tiles, num_out),
+        )
+        code.emmdit_gather(
+            *_pointers(products), *_longs(products.stride(0)), *_pointers(self.bias), *_longs(height, width, num_out),
+            *here, *_pointers(result),
+        )  # fmt: skip
 
     def _rows_of_a_band(self, x: Tensor, num_rows: int, num_columns: int) -> int:
         weight_bytes = self.weight.numel() * self.weight.element_size()
@@ -122,6 +179,57 @@ class _Scratch:
             x.new_empty(_WINDOW, _WINDOW, *tiles, num_out),
             x.new_empty(TILE, _WINDOW, *tiles, num_out),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _NativeScratch:
+    """One thread's, of one call."""
+
+    spread: Tensor  # (36, tiles * c and some)
+    products: Tensor  # (36, tiles * o and some)
+
+    @classmethod
+    def for_band(cls, weight: Tensor, num_tiles: int) -> _NativeScratch:
+        num_matrices, num_in, num_out = weight.shape
+        return cls(
+            weight.new_empty(num_matrices, num_tiles * num_in + _APART),
+            weight.new_empty(num_matrices, num_tiles * num_out + _APART),
+        )
+
+
+@cache
+def _threads(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, "tiles")
+
+
+def _share(
+    compute: Callable[[Sequence[tuple[int, int]]], None], bands: Sequence[tuple[int, int]], num_threads: int
+) -> None:
+    """Let each of so many threads, of which this is one, compute a part of the bands."""
+    size = -(-len(bands) // num_threads)
+    first, *others = (bands[start : start + size] for start in range(0, len(bands), size))
+
+    @torch.inference_mode()
+    def compute_apart(own: Sequence[tuple[int, int]]) -> None:
+        torch.set_num_threads(1)  # of that thread
+        compute(own)
+
+    with computing_with(1), torch.inference_mode():
+        pending = [_threads(num_threads).submit(compute_apart, own) for own in others]
+        try:
+            compute(first)
+        finally:
+            wait(pending)
+    for part in pending:
+        part.result()
+
+
+def _pointers(*tensors: Tensor) -> list[ctypes.c_void_p]:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def _longs(*values: int) -> list[ctypes.c_int64]:
+    return [ctypes.c_int64(value) for value in values]
 
 
 def _padded(pixels: Tensor, right: int, bottom: int) -> Tensor:

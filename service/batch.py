@@ -67,6 +67,10 @@ class Batch:
         self._schedule = choice.state
         return [self._rows[place] for place in choice.indices]
 
+    def expected_s(self, chosen: Sequence[JobRow]) -> float:
+        """How long a forward of these will take, as far as is known."""
+        return self.costs.step_s(chosen[0].group, sum(row.sample.params.num_rows for row in chosen))
+
     def note_step(self, chosen: Sequence[JobRow], duration_s: float) -> None:
         """These have taken their step, in a forward that took so long."""
         num_rows = sum(row.sample.params.num_rows for row in chosen)

@@ -52,7 +52,7 @@ _SHARED = (
     "finish_tags",  # zset: tenants of a priority class that have been charged, by where their next job starts
     "tenant_jobs",  # zset: waiting jobs never handed out, in the order of each tenant's start tags
     "totals",  # hash: waiting_cost, and virtual_time of each priority class
-    "wake",  # list: a token for each arrival, for workers that wait
+    "wake",  # list: for workers that wait, each arrival: the job and its inbox
     "alone",  # hash: worker -> the retried job that it runs and that nothing may join
     "workers",  # zset: workers, by the time of their last heartbeat
     "worker_records",  # hash: worker -> what it says of itself, as JSON

@@ -11,12 +11,13 @@ from service.queue_server import QueueServer
 KeyOnServer = tuple[QueueServer, str]
 
 
-async def pop_any(lists: Sequence[KeyOnServer], wait_s: float) -> None:
-    """Take an element from the first list that has one, or return after `wait_s`.
+async def pop_any(lists: Sequence[KeyOnServer], wait_s: float) -> dict[str, str]:
+    """Take an element from the first list that has one: what was taken, by list; empty after `wait_s`.
 
     Within `translated`. On a Cluster, where two have one at the same moment, both may lose it.
     """
-    await _first_found([server.blocking.blpop(keys, timeout=wait_s) for server, keys in _by_server(lists).items()])
+    waits = [server.blocking.blpop(keys, timeout=wait_s) for server, keys in _by_server(lists).items()]
+    return dict(await _first_found(waits))
 
 
 async def set_sizes(sets: Sequence[KeyOnServer]) -> tuple[int, ...]:
@@ -43,17 +44,18 @@ async def _sizes_on(server: QueueServer, keys: Sequence[str]) -> list[int]:
         return list(await pipe.execute())
 
 
-async def _first_found(waits: Sequence[Coroutine[Any, Any, object]]) -> None:
+async def _first_found(waits: Sequence[Coroutine[Any, Any, tuple[str, str] | None]]) -> list[tuple[str, str]]:
     """Wait until one has found something, and end the others; or until all have ended. Raises what one raises.
 
     Ending a wait costs its connection, so that those which end by themselves at about the same time are left to.
     """
     waiting = tasks = {asyncio.ensure_future(wait) for wait in waits}
     try:
-        is_found = False
-        while waiting and not is_found:
+        found: list[tuple[str, str]] = []
+        while waiting and not found:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            is_found = any(task.result() is not None for task in done)
+            found = [result for task in done if (result := task.result()) is not None]
+        return found
     finally:
         for task in waiting:
             task.cancel()

@@ -58,6 +58,7 @@ class JobQueue:
         self.events = JobEvents(self._server, keys)
         self.owned = OwnerJobs(self._server, keys)
         self.dead = DeadLetters(self._server, keys, limits)
+        self._arrival = ""  # what woke this worker: a job and its inbox, probably the queue's head
 
     @property
     def server(self) -> QueueServer:
@@ -193,7 +194,10 @@ class JobQueue:
         """
         wait_s = min(max(timeout_s, 0.01), MAX_BLOCK_S)
         async with translated(wait_s + CALL_BUDGET_S):
-            await pop_any([(queue._server, queue._keys.wake) for queue in (self, *others)], wait_s)
+            by_list = {queue._keys.wake: queue for queue in (self, *others)}
+            found = await pop_any([(queue._server, key) for key, queue in by_list.items()], wait_s)
+        for key, arrival in found.items():
+            by_list[key]._arrival = arrival
 
     async def count_queued(self, others: Sequence[JobQueue] = ()) -> tuple[int, ...]:
         """Jobs that may run now, here and in each of the `others`, in one round trip to each server."""
@@ -338,8 +342,10 @@ class JobQueue:
 
     async def _claim_once(self, worker_id: str, max_jobs: int, max_rows: int, is_idle: bool) -> list[Any]:
         async with translated(CALL_BUDGET_S):
-            # A few more than asked for, since some may turn out to be past their deadline.
-            head = await self._run("peek", [], max_jobs + 8)
+            head, self._arrival = self._arrival.split(" "), ""
+            if len(head) != 2:
+                # A few more than asked for, since some may turn out to be past their deadline.
+                head = await self._run("peek", [], max_jobs + 8)
             if not head:
                 return [0]
             keys, jobs = self._keys.declare(head)

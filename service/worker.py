@@ -29,7 +29,9 @@ from service.job_run import JobRow, JobRun
 from service.jobs import Cancelled, Expired, Failed, JobResult
 from service.logs import about, about_all
 from service.metrics import Metrics, WorkerGauges
+from service.one_at_a_time import OneAtATime
 from service.probes import WorkerHealth
+from service.pulse import Pulse
 from service.queue_types import HeartbeatReply
 from service.queues import Queues
 from service.reporting import Reporter
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 EXIT_STALLED = 70  # EX_SOFTWARE: the device hangs; whoever supervises us starts a new process
 REAP_INTERVAL_S = 1.0
 STORE_LOOK_S = 1.0
+CLAIM_AHEAD_S = 0.005  # a claim takes a millisecond or two
 T = TypeVar("T")
 
 
@@ -75,18 +78,16 @@ class Worker:
         self._on_stall = on_stall
         self._id = worker_id
         self._runs: dict[str, JobRun] = {}
+        self._pulse = Pulse(settings.stall_limit_s, settings.lease_s)
         self._batch = Batch(settings.max_batch_rows, settings.max_active_images)
         self._facts = WorkerFacts(worker_id, loaded, self._batch)
-        self._stages = Stages(loaded.engines, self._batch, metrics, self._note_progress)
+        self._stages = Stages(loaded.engines, self._batch, metrics, self._pulse.note_progress)
         self._reporter = Reporter(settings, queues, self._stages, self._delivery)
         self._checkpoints = Checkpoints(settings.checkpoint_every, blobs, self._stages)
-        self._last_progress_s = time.monotonic()
-        self._last_heartbeat_s = time.monotonic()
-        self._last_beat_s = time.monotonic()  # when one was last tried: what a loop that turns is told by
-        self._is_known = False
         self._drain_deadline_s: float | None = None
         self._has_ended = False  # what background loops ask: redis-py on Python 3.11 can swallow a cancellation
         self._completions: set[asyncio.Task[None]] = set()
+        self._claiming = OneAtATime(self._claim)
 
     def stop(self) -> None:
         """Drain: claim nothing more, finish what fits into drain_timeout_s, give the rest back. Called once or more."""
@@ -95,23 +96,11 @@ class Worker:
 
     def health(self) -> WorkerHealth:
         """What probes are told. Reads a few values only, from any thread."""
-        now_s = time.monotonic()
-        limit_s = self._settings.stall_limit_s
-        stuck = None
-        if now_s - self._last_beat_s > limit_s:
-            stuck = f"the event loop has stood still for {now_s - self._last_beat_s:.0f} s"
-        elif self._is_stalled(now_s):
-            stuck = f"no step advanced for {limit_s:.0f} s"
-        idle = None
-        if self._drain_deadline_s is not None:
-            idle = "this worker is stopping"
-        elif not self._is_known or now_s - self._last_heartbeat_s > self._settings.lease_s:
-            idle = "the queue has not been reached"
-        return WorkerHealth(stuck, idle)
+        return self._pulse.health(is_busy=bool(self._runs), is_stopping=self._drain_deadline_s is not None)
 
     async def run(self) -> None:
         """Serve until `stop`."""
-        self._last_heartbeat_s = self._last_beat_s = time.monotonic()
+        self._pulse.begin()
         self.gauges.up.set(1)
         self._facts.show_weights(self.gauges)
         background = [asyncio.create_task(loop()) for loop in (self._heartbeats, self._reaping, self._store_watch)]
@@ -129,6 +118,7 @@ class Worker:
             for task in [drawing, *background, *self._completions]:
                 task.cancel()
             await asyncio.gather(drawing, *background, *self._completions, return_exceptions=True)
+            await self._claiming.close()
             await self._reporter.close()
             await self._checkpoints.close()
             self._stages.close()
@@ -137,15 +127,18 @@ class Worker:
 
     async def _draw(self) -> None:
         while not self._is_drained():
-            await self._claim()
+            if not (len(self._batch) or any(run.num_waiting and run.is_ready for run in self._runs.values())):
+                await self._claiming.do()
             started_s = time.monotonic()
             await self._admit()
-            model, cost = await self._step()
+            model, cost = await self._step_and_claim()
             await self._decode_finished()  # what this step has finished: the same model's
             if cost:
                 self._batch.costs.observe_work(model, cost, time.monotonic() - started_s)
             else:
                 await self._wait_for_work()
+        if self._claiming.is_under_way:
+            await self._claiming.do()
 
     def _is_drained(self) -> bool:
         if self._drain_deadline_s is None:
@@ -171,7 +164,7 @@ class Worker:
             return
         now_s = time.monotonic()
         if jobs and not self._runs:
-            self._last_progress_s = now_s  # the stall watch counts from the first job, not from the idle time before
+            self._pulse.note_progress()  # the stall watch counts from the first job, not from the idle time before
         for job in jobs:
             text = "job %s claimed: attempt %d, %d picture(s)"
             logger.info(text, job.id, job.attempt, job.num_images, extra=about(job))
@@ -182,7 +175,9 @@ class Worker:
 
     async def _wait_for_work(self) -> None:
         """Sleep until there may be something to do: a job arrives, or a completion frees its run."""
-        if self._completions:
+        if self._claiming.is_under_way:
+            await self._claiming.do()
+        elif self._completions:
             await asyncio.wait(self._completions, timeout=OUTAGE_PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
         elif not self._delivery.can_store:
             await asyncio.sleep(OUTAGE_PAUSE_S)
@@ -218,11 +213,23 @@ class Worker:
 
     # -- step and decode
 
-    async def _step(self) -> tuple[str, float]:
-        """One forward for those whose turn it is. Returns its model and megapixel-steps, 0 where there was none."""
+    async def _step_and_claim(self) -> tuple[str, float]:
+        """One forward for those whose turn it is. Returns its model and megapixel-steps, 0 where there was none.
+
+        More jobs are claimed just before its end, so that the device does not wait for the queue's server.
+        """
         rows = self._batch.choose(time.monotonic())
         if not rows:
             return "", 0.0
+        step = asyncio.create_task(self._step(rows))
+        try:
+            await asyncio.wait((step,), timeout=self._batch.expected_s(rows) - CLAIM_AHEAD_S)
+            await self._claiming.do(0 if step.done() else CLAIM_AHEAD_S)
+            return await step
+        finally:
+            step.cancel()
+
+    async def _step(self, rows: Sequence[JobRow]) -> tuple[str, float]:
         runs, forward = [row.run for row in rows], self._batch.num_forwards
         work = await self._unless_failed("denoise", runs, self._stages.step(rows), forward=forward) or 0.0
         await self._reporter.after_step(rows)
@@ -251,9 +258,6 @@ class Worker:
             logger.exception("drawing failed for jobs %s", ", ".join(extra["job_ids"]), extra=extra)
             await self._give_back(runs, Failed("generation_failed", f"drawing failed ({type(error).__name__})"))
             return None
-
-    def _note_progress(self) -> None:
-        self._last_progress_s = time.monotonic()
 
     # -- complete
 
@@ -322,9 +326,9 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         """Renew leases while steps advance, report progress, learn which jobs to stop."""
-        now_s = self._last_beat_s = time.monotonic()
+        self._pulse.note_beat()
         self.gauges.active_images.set(sum(run.job.num_images - len(run.images) for run in self._runs.values()))
-        if is_stalled := self._is_stalled(now_s):
+        if is_stalled := self._pulse.is_stalled(is_busy=bool(self._runs)):
             limit_s = self._settings.stall_limit_s
             logger.critical("no step advanced for %.0f s: the device hangs; this worker ends", limit_s)
             self._on_stall()
@@ -332,13 +336,12 @@ class Worker:
             replies = await asyncio.gather(*(self._beat(model, is_renewed=not is_stalled) for model in self._queues))
         except ServerOverloaded as error:
             logger.warning("no heartbeat: %s", error.message)
-            if now_s - self._last_heartbeat_s > self._settings.lease_s and self._runs:
+            if self._pulse.is_cut_off() and self._runs:
                 logger.error("cut off for longer than the lease: %d job(s) are somebody else's now", len(self._runs))
                 for run in list(self._runs.values()):
                     self._lose(run)
             return
-        self._last_heartbeat_s = now_s
-        self._is_known = True
+        self._pulse.note_heard()
         self.gauges.last_heartbeat.set_to_current_time()
         self._facts.show_device(self.gauges)
         for reply in replies:
@@ -353,9 +356,6 @@ class Worker:
             for job_ids, ending in endings:
                 for job_id in job_ids:
                     await self._stop_drawing(job_id, ending)
-
-    def _is_stalled(self, now_s: float) -> bool:
-        return bool(self._runs) and now_s - self._last_progress_s > self._settings.stall_limit_s
 
     async def _beat(self, model: str, *, is_renewed: bool) -> HeartbeatReply:
         """One model's heartbeat, with the progress of its jobs."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -54,6 +54,7 @@ class Validator:
     cards: Mapping[str, ModelCard]
     settings: Settings
     content_filter: ContentFilter | None = None
+    _rules: dict[tuple[str, str], Rule] = field(default_factory=dict, compare=False)  # by field and model: made once
 
     def model_named(self, fields: Mapping[str, Any]) -> str:
         """The model that a body asks for, the default where it names none, "unknown" where there is no such model."""
@@ -134,6 +135,12 @@ class Validator:
 
     def rule(self, field: str, card: ModelCard) -> Rule:
         """What `field` may be where the model of `card` is to draw, and what it is if not given."""
+        place = (field, card.name)
+        if place not in self._rules:
+            self._rules[place] = self._make_rule(field, card)
+        return self._rules[place]
+
+    def _make_rule(self, field: str, card: ModelCard) -> Rule:
         settings = self.settings
         match field:
             case "prompt":

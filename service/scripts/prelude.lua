@@ -62,9 +62,10 @@ local function leave_running(id, worker)
   end
 end
 
+-- Whoever is woken is told whom for, and the job's inbox, so that it need not look first.
 local function enqueue(id, order)
   redis.call('ZADD', QUEUE, order, id)
-  redis.call('LPUSH', WAKE, 1)
+  redis.call('LPUSH', WAKE, id .. ' ' .. (redis.call('HGET', INBOXES, id) or ''))
   redis.call('LTRIM', WAKE, 0, MAX_WAKE_TOKENS - 1)
 end
 

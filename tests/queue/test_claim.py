@@ -220,6 +220,33 @@ async def test_two_submits_wake_two_idle_workers(queue):
         await asyncio.gather(*waiting)
 
 
+async def test_who_is_woken_by_an_arrival_claims_it_without_looking_first(queue, monkeypatch):
+    asked, run = [], queue._run
+
+    async def noted(name, *arguments):
+        asked.append(name)
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(queue, "_run", noted)
+    job = make_job()
+    await queue.submit(job)
+    await queue.wait_for_work(1)
+    assert [found.id for found in await queue.claim("w1", 1, 1, is_idle=True)] == [job.id]
+    assert asked == ["submit", "claim"]
+    assert await queue.claim("w1", 1, 1, is_idle=False) == ()
+    assert asked[2:] == ["peek"]
+
+
+async def test_who_is_woken_by_an_arrival_that_another_has_taken_gets_what_is_there(queue):
+    taken, there = make_job(), make_job()
+    await queue.submit(taken)
+    await queue.wait_for_work(1)
+    other = queue.of_model(MODEL)
+    assert [found.id for found in await other.claim("w2", 1, 1, is_idle=True)] == [taken.id]
+    await queue.submit(there)
+    assert [found.id for found in await queue.claim("w1", 4, 4, is_idle=True)] == [there.id]
+
+
 async def test_the_wake_list_is_bounded_and_emptied_with_the_queue(queue, raw):
     await submit_all(queue, [make_job() for _ in range(90)])
     assert await raw.llen(PREFIX + "wake") == 64

@@ -134,6 +134,49 @@ async def test_a_short_job_overtakes_a_batch_that_is_full_of_long_ones(queue, en
             await bench.ended(long)
 
 
+async def test_pictures_are_drawn_on_while_the_queue_is_slow_to_hand_out_more(queue, engine, tmp_path, monkeypatch):
+    claim, is_released, num_calls = queue.claim, asyncio.Event(), 0
+
+    async def slow_claim(*arguments, **options):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls > 1:
+            await is_released.wait()
+        return await claim(*arguments, **options)
+
+    monkeypatch.setattr(queue, "claim", slow_claim)
+    job, late = tiny_job(steps=8), tiny_job()
+    await queue.submit(job)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        assert isinstance((await bench.ended(job)).result, Done)
+        assert num_calls == 2  # one at a time, and that one still waits
+        await queue.submit(late)
+        is_released.set()
+        assert isinstance((await bench.ended(late)).result, Done)
+
+
+async def test_what_is_claimed_while_a_worker_stops_is_drawn_or_given_back(queue, engine, tmp_path, monkeypatch):
+    claim, is_asked, is_released = queue.claim, asyncio.Event(), asyncio.Event()
+
+    async def slow_claim(worker_id, max_jobs, max_rows, is_idle):
+        if not is_idle:
+            is_asked.set()
+            await is_released.wait()
+        return await claim(worker_id, max_jobs, max_rows, is_idle)
+
+    monkeypatch.setattr(queue, "claim", slow_claim)
+    first, second = tiny_job(steps=8), tiny_job()
+    await queue.submit(first)
+    async with Bench(queue, engine, tmp_path).running() as bench:
+        await asyncio.wait_for(is_asked.wait(), 30)
+        await queue.submit(second)
+        bench.worker.stop()
+        assert isinstance((await bench.ended(first)).result, Done)
+        is_released.set()
+    assert (await queue.status(second.id, second.owner)).state in (JobState.DONE, JobState.QUEUED)
+    assert (await queue.stats()).num_running == 0
+
+
 async def test_a_heartbeat_tells_what_steps_and_decoding_took(queue, engine, tmp_path):
     job = tiny_job()
     async with Bench(queue, engine, tmp_path).running() as bench:
