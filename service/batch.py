@@ -67,6 +67,10 @@ class Batch:
         self._schedule = choice.state
         return [self._rows[place] for place in choice.indices]
 
+    def goes_on_after(self, chosen: Sequence[JobRow]) -> bool:
+        """Whether there is anything left to draw once these have taken their step."""
+        return len(self._rows) > len(chosen) or any(row.sample.num_steps - row.sample.step > 1 for row in chosen)
+
     def expected_s(self, chosen: Sequence[JobRow]) -> float:
         """How long a forward of these will take, as far as is known."""
         return self.costs.step_s(chosen[0].group, sum(row.sample.params.num_rows for row in chosen))

@@ -166,8 +166,7 @@ class Worker:
         if jobs and not self._runs:
             self._pulse.note_progress()  # the stall watch counts from the first job, not from the idle time before
         for job in jobs:
-            text = "job %s claimed: attempt %d, %d picture(s)"
-            logger.info(text, job.id, job.attempt, job.num_images, extra=about(job))
+            logger.info("job %s claimed: attempt %d, n=%d", job.id, job.attempt, job.num_images, extra=about(job))
             trace = begin_attempt(self._tracing, job, self._id)
             run = self._runs[job.id] = JobRun(job, now_s, watch_level=job.watch_level, trace=trace)
             if loading := self._checkpoints.load(run):
@@ -223,8 +222,9 @@ class Worker:
             return "", 0.0
         step = asyncio.create_task(self._step(rows))
         try:
-            await asyncio.wait((step,), timeout=self._batch.expected_s(rows) - CLAIM_AHEAD_S)
-            await self._claiming.do(0 if step.done() else CLAIM_AHEAD_S)
+            if self._batch.goes_on_after(rows):  # else there is a claim anyway
+                await asyncio.wait((step,), timeout=self._batch.expected_s(rows) - CLAIM_AHEAD_S)
+                await self._claiming.do(0 if step.done() else CLAIM_AHEAD_S)
             return await step
         finally:
             step.cancel()
