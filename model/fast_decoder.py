@@ -10,7 +10,7 @@ import torch
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
-from model.winograd import WinogradConv2d
+from model.winograd import MIN_CHANNELS, WinogradConv2d
 
 
 class GroupedPointwise(nn.Module):
@@ -51,8 +51,9 @@ class FrugalRMSNorm(nn.Module):
 
     @staticmethod
     def suits(norm: RMSNorm) -> bool:
-        """Whether this computes what `norm` does."""
-        return norm.weight is not None and norm.weight.dtype == torch.float32
+        """Whether this computes what `norm` does, and pays: small decoders have nothing to gain."""
+        weight = norm.weight
+        return weight is not None and weight.dtype == torch.float32 and weight.numel() >= MIN_CHANNELS
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., c) -> (..., c)."""

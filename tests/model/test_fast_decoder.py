@@ -93,16 +93,17 @@ def test_a_grouped_pointwise_convolution_is_one_batched_product():
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_a_norm_of_fewer_passes_is_the_norm(has_bias):
     torch.manual_seed(0)
-    norm = RMSNorm(24, eps=1e-5, elementwise_affine=True, bias=has_bias).requires_grad_(False)
+    norm = RMSNorm(MIN_CHANNELS, eps=1e-5, elementwise_affine=True, bias=has_bias).requires_grad_(False)
     for values in norm.parameters():
         values.normal_()
-    x = pictures(2, 24, 5, 7).movedim(1, -1)
+    x = pictures(2, MIN_CHANNELS, 5, 7).movedim(1, -1)
     given = x.clone()
     assert FrugalRMSNorm.suits(norm)
     torch.testing.assert_close(FrugalRMSNorm(norm)(x), norm(x))
     assert torch.equal(x, given)
-    assert not FrugalRMSNorm.suits(RMSNorm(24, eps=1e-5, elementwise_affine=False))
-    assert not FrugalRMSNorm.suits(RMSNorm(24, eps=1e-5).to(torch.bfloat16))
+    assert not FrugalRMSNorm.suits(RMSNorm(MIN_CHANNELS, eps=1e-5, elementwise_affine=False))
+    assert not FrugalRMSNorm.suits(RMSNorm(MIN_CHANNELS, eps=1e-5).to(torch.bfloat16))
+    assert not FrugalRMSNorm.suits(RMSNorm(24, eps=1e-5))
 
 
 def test_a_decoder_made_fast_draws_the_same_pictures():
