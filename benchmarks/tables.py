@@ -174,6 +174,9 @@ def trace_section(result: Result) -> str:
     )
 
 
+PIPELINES = {"plain": "the plain loop", "engine": "this project's engine"}
+
+
 def peers_section(result: Result) -> str:
     """One run of benchmarks.peers.run."""
     rows = []
@@ -190,7 +193,8 @@ def peers_section(result: Result) -> str:
     mix = result["mix"]
     return "\n\n".join(
         (
-            f"{result['model']}, {mix['min_steps']} to {mix['max_steps']} steps, {result['rate_per_s']:.2f} requests/s "
+            f"{result['model']}, peers with {PIPELINES[result['pipeline']]}, {mix['min_steps']} to {mix['max_steps']} "
+            f"steps, {result['rate_per_s']:.2f} requests/s "
             f"({result['load']:.0%} of the best peer's capacity). Objective: p95 within {result['objective_s']:.2f} s.",
             table(("server", "batch, wait", "capacity/s", "p50 s", "p95 s", "p99 s", "rate within objective"), rows),
             f"p95 against the best peer's: {p95_ratio:.2f} ({verdict(p95_ratio, 0.5, is_most=True)}). Rate within the "
